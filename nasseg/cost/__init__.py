@@ -1,0 +1,1 @@
+"""What a genotype costs: parameters and MACs, exact; budgets over them."""

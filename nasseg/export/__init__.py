@@ -1,0 +1,1 @@
+"""What leaves the house: bundles, ONNX, exported programs, predictions."""

@@ -1,0 +1,190 @@
+"""The genes of a decoder: what each is called, what it may be, when it is read, what it means.
+
+This is the one catalogue. Space files, the cost model and the decoder all speak these names; `tests/genes/test_gene_layers.py`
+walks the catalogue and fails when a gene has no term in one of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from nasseg.errors import Problem, nearest
+
+STAGES = (1, 2, 3, 4)
+STRIDES = (4, 8, 16, 32)
+"""Stride of stage i is ``STRIDES[i - 1]`` = 2^(i+1)."""
+
+NATIVE_HEADS = (1, 2, 5, 8)
+"""Heads of stages 1..4 in MiT and U-MixFormer (configs of 2312.06272); what ``heads: native`` stands for."""
+
+Value = str | int | bool | tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Gene:
+    """One named choice.
+
+    ``scope`` is ``global`` (once a decoder) or ``stage`` (once a stage). ``values`` are the canonical values a search may list; ``check``
+    turns one spelling of a value at stage ``i`` (0 for a global gene) into its canonical form, or raises ``ValueError`` with the rule.
+    """
+
+    name: str
+    scope: str
+    values: tuple[Value, ...]
+    default: Value
+    active_when: str
+    meaning: str
+    check: Callable[[Any, int], Any]
+
+
+def _one_of(*legal: Value) -> Callable[[Any, int], Any]:
+    def check(value: Any, stage: int) -> Any:
+        for option in legal:
+            if value == option and isinstance(value, bool) == isinstance(option, bool):
+                return option
+        raise ValueError(f"must be one of {', '.join(str(o).lower() if isinstance(o, bool) else str(o) for o in legal)}")
+
+    return check
+
+
+def _whole(low: int, high: int, step: int = 1) -> Callable[[Any, int], Any]:
+    rule = f"must be a whole number from {low} to {high}" + (f", a multiple of {step}" if step > 1 else "")
+
+    def check(value: Any, stage: int) -> Any:
+        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high or value % step:
+            raise ValueError(rule)
+        return value
+
+    return check
+
+
+def _heads(value: Any, stage: int) -> Any:
+    if value == "native":
+        return NATIVE_HEADS[stage - 1]
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 64:
+        raise ValueError("must be 'native' (1, 2, 5, 8 for stages 1 to 4) or a whole number from 1 to 64")
+    return value
+
+
+def _inputs(value: Any, stage: int) -> Any:
+    if value == "self":
+        return (stage,)
+    if value == "all":
+        return STAGES
+    given = [value] if isinstance(value, int) and not isinstance(value, bool) else value
+    if isinstance(given, (list, tuple)) and given and all(type(j) is int and j in STAGES for j in given) and len(set(given)) == len(given):
+        return tuple(sorted(given))
+    raise ValueError("must be 'self', 'all' or a non-empty list of stages out of 1, 2, 3, 4, each once")
+
+
+def _backbone(value: Any, stage: int) -> Any:
+    if value is None:
+        return None
+    if isinstance(value, str) and value.strip():
+        return value.strip().removeprefix("timm:")
+    raise ValueError("must be the name of a backbone, such as mit_b0 or resnet18")
+
+
+_OWN = "the stage's attention is own"
+_ATTENDS = "the stage's attention is not none"
+_GATED = "always, at a stage that is kept"
+
+GENES: dict[str, Gene] = {
+    gene.name: gene
+    for gene in (
+        Gene("backbone", "global", (), "", "always", "the encoder: mit_*, mscan_*, or any timm model with strides 4, 8, 16, 32", _backbone),
+        Gene("fusion_stride", "global", (4, 8), 4, "always", "stride of the shallowest stage kept, and of the logits", _one_of(4, 8)),
+        Gene(
+            "attention",
+            "stage",
+            ("none", "own", "stage2", "stage3", "stage4"),
+            "own",
+            _GATED,
+            "none; own softmax map; or the propagation source stage whose map is reused with this stage's values",
+            _one_of("none", "own", "stage2", "stage3", "stage4"),
+        ),
+        Gene(
+            "heads",
+            "stage",
+            ("native", 1, 2, 4, 5, 8),
+            "native",
+            f"{_OWN} with a rank above 0",
+            "heads asked for; the largest divisor of the widths at or below it is used; reuse needs equal counts",
+            _heads,
+        ),
+        Gene(
+            "key_stride",
+            "stage",
+            (4, 8, 16, 32, 64, 128),
+            32,
+            _OWN,
+            "grid of keys and values, in input pixels",
+            _one_of(4, 8, 16, 32, 64, 128),
+        ),
+        Gene(
+            "rank",
+            "stage",
+            (0, 1, 2, 4, 8, "full"),
+            1,
+            _OWN,
+            "Q/K channels per head; 0 is the uniform map",
+            _one_of(0, 1, 2, 4, 8, "full"),
+        ),
+        Gene(
+            "inputs",
+            "stage",
+            ("self", "all"),
+            "all",
+            _ATTENDS,
+            "stages whose pooled maps are concatenated by channel into K and V; a decoded stage gives its decoded map",
+            _inputs,
+        ),
+        Gene("pool_conv", "stage", (True, False), True, _ATTENDS, "1×1 convolution on each map that was pooled", _one_of(True, False)),
+        Gene(
+            "query_pool",
+            "stage",
+            (1, 2),
+            1,
+            f"{_OWN} with a rank above 0",
+            "queries average-pooled by this factor, the result upsampled by it",
+            _one_of(1, 2),
+        ),
+        Gene(
+            "lpm",
+            "stage",
+            ("none", "plain", "se", "eca", "cbam", "coord"),
+            "none",
+            _GATED,
+            "local perception module and its gate",
+            _one_of("none", "plain", "se", "eca", "cbam", "coord"),
+        ),
+        Gene("ffn", "stage", (0, 1, 2, 4), 4, _GATED, "expansion ratio of the FFN; 0 for none", _one_of(0, 1, 2, 4)),
+        Gene(
+            "ffn_depthwise",
+            "stage",
+            (True, False),
+            True,
+            "the stage's ffn is above 0",
+            "Mix-FFN with its 3×3 depthwise convolution, or a plain MLP",
+            _one_of(True, False),
+        ),
+        Gene("project", "global", ("none", 128, 256), "none", "always", "width of a 1×1 per stage before fusion", _one_of("none", 64, 128, 256)),
+        Gene("fusion", "global", ("concat", "fca"), "concat", "always", "concat + 1×1, or CANet's feature cross attention", _one_of("concat", "fca")),
+        Gene("fusion_width", "global", (64, 96, 128, 192, 256, 384, 512, 768), 128, "always", "channels of the fused map", _whole(16, 1024, 8)),
+    )
+}
+
+STAGE_GENES = tuple(name for name, gene in GENES.items() if gene.scope == "stage")
+GLOBAL_GENES = tuple(name for name, gene in GENES.items() if gene.scope == "global")
+
+
+def check_value(name: str, value: Any, stage: int, where: str, key: str, problems: list[Problem]) -> Any:
+    """The canonical form of ``value`` for gene ``name`` at ``stage``; on a breach a :class:`Problem` is noted and the default returned."""
+    gene = GENES[name]
+    try:
+        return gene.check(value, stage)
+    except ValueError as error:
+        problems.append(Problem(where, key, str(error), value, nearest(value, gene.values)))
+        return gene.check(gene.default, stage) if gene.default != "" else None

@@ -1,0 +1,1 @@
+"""What is built from a genotype: attention, local perception, fusion, decoder, segmenter."""

@@ -1,0 +1,1 @@
+"""What a decoder stands on: encoders behind one four-stage contract."""

@@ -1,0 +1,1 @@
+"""Many runs: the study, its store, and what executes its trials."""

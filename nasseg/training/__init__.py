@@ -1,0 +1,1 @@
+"""One run: loop, losses, metrics, optimiser, checkpoints."""

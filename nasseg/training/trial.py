@@ -1,0 +1,114 @@
+"""What goes into one run and what comes out: plain data that crosses processes and machines. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Protocol, Self
+
+from nasseg.files import canonical_json, digest
+from nasseg.genes.genotype import Genotype
+
+Report = Callable[[int, Mapping[str, float]], bool]
+"""``report(iteration, metrics)`` tells how far a run is; True as its answer asks the run to stop."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """One network to train one way.
+
+    ``settings`` are the trainer's fields that differ from its defaults (``{"lr": 1e-3}``). ``fidelity`` in (0, 1] is the share of the
+    trainer's iterations that is run, as a complete schedule. ``size`` is (height, width) in pixels of the training crop and evaluation image. ``workdir`` is
+    where this attempt writes its checkpoints (None: nowhere), ``parent`` a checkpoint it goes on from; neither is part of ``key``.
+    """
+
+    genotype: Genotype
+    data: str
+    size: tuple[int, int]
+    trainer: str = "proxy"
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    fidelity: float = 1.0
+    seed: int = 0
+    weights: str | None = None
+    pretrained: bool = False
+    workdir: str | None = None
+    parent: str | None = None
+
+    @property
+    def key(self) -> str:
+        """One name for everything that decides the outcome: a trial with a known key is answered from the store."""
+        return digest({k: v for k, v in self.to_dict().items() if k not in ("workdir", "parent")}, 16)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON-able data; :meth:`from_dict` gives the trial back."""
+        return {
+            "genotype": self.genotype.to_dict(),
+            "data": self.data,
+            "size": list(self.size),
+            "trainer": self.trainer,
+            "settings": dict(self.settings),
+            "fidelity": self.fidelity,
+            "seed": self.seed,
+            "weights": self.weights,
+            "pretrained": self.pretrained,
+            "workdir": self.workdir,
+            "parent": self.parent,
+        }
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any]) -> Self:
+        """The inverse of :meth:`to_dict`."""
+        height, width = raw["size"]
+        return cls(**{**raw, "genotype": Genotype.from_dict(raw["genotype"], where="trial"), "size": (int(height), int(width))})
+
+    def attempt(self, workdir: str | None, parent: str | None) -> Self:
+        """The same trial, run in another folder or from another checkpoint."""
+        return replace(self, workdir=workdir, parent=parent)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """What a run reached. ``status`` is ``complete`` or ``failed``; a failed one says why in ``reason``.
+
+    ``metrics`` are numbers by name: ``miou``, ``macc``, ``aacc`` in percent on the validation split, the same with a split's name behind
+    (``miou_holdout``) on others. ``protocol`` says how they were measured. ``per_class`` maps class name to IoU in percent (absent where the union is empty).
+    ``checkpoint`` is the best model's weights file, if one was written. ``environment`` is :func:`nasseg.training.environment.stamp`'s.
+    """
+
+    COMPLETE: ClassVar[str] = "complete"
+    FAILED: ClassVar[str] = "failed"
+
+    status: str
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    protocol: Mapping[str, Any] = field(default_factory=dict)
+    per_class: Mapping[str, float] = field(default_factory=dict)
+    iterations: int = 0
+    seconds: float = 0.0
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    reason: str | None = None
+    checkpoint: str | None = None
+    environment: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON-able data; :meth:`from_dict` gives the result back."""
+        plain = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return {k: dict(v) if isinstance(v, Mapping) else v for k, v in plain.items()}
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any]) -> Self:
+        """The inverse of :meth:`to_dict`."""
+        return cls(**raw)
+
+    def to_json(self) -> str:
+        """On one line, keys sorted."""
+        return canonical_json(self.to_dict())
+
+
+class Trainer(Protocol):
+    """What :func:`nasseg.training.trainer.load_trainer` finds: a recipe made from its settings."""
+
+    def __init__(self, settings: Mapping[str, Any]) -> None:
+        """Raises :class:`nasseg.errors.ConfigError` with every unknown or illegal setting at once."""
+
+    def run(self, trial: Trial, report: Report) -> Result:
+        """Train and measure. NaN and out-of-memory come back as a failed Result with its reason; bad input raises NassegError."""

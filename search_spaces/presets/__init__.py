@@ -1,0 +1,1 @@
+"""The published designs, each a genotype without a backbone."""

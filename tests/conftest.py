@@ -1,0 +1,27 @@
+"""Fixtures every test may use."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Caches of the tests lie in one folder per test process, never in the user's."""
+    monkeypatch.setenv("NASSEG_CACHE", str(tmp_path_factory.getbasetemp() / "nasseg-cache"))
+    yield
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Real images and weights; tests that need them skip where they are not at hand."""
+    folder = Path(os.environ.get("NASSEG_SHARED", ROOT.parent / "shared"))
+    if not (folder / "data" / "camvid").is_dir():
+        pytest.skip(f"real data and weights are not at hand: {folder}")
+    return folder
