@@ -18,8 +18,9 @@ class Trial:
     """One network to train one way.
 
     ``settings`` are the trainer's fields that differ from its defaults (``{"lr": 1e-3}``). ``fidelity`` in (0, 1] is the share of the
-    trainer's iterations that is run, as a complete schedule. ``size`` is (height, width) in pixels of the training crop and evaluation image. ``workdir`` is
-    where this attempt writes its checkpoints (None: nowhere), ``parent`` a checkpoint it goes on from; neither is part of ``key``.
+    trainer's iterations that is run, as a complete schedule. ``size`` is (height, width) in pixels of the training crop and of the
+    evaluation image. ``workdir`` is where this attempt writes its checkpoints (None: nowhere), ``parent`` a checkpoint it goes on from;
+    neither is part of ``key``.
     """
 
     genotype: Genotype
@@ -71,8 +72,9 @@ class Result:
     """What a run reached. ``status`` is ``complete`` or ``failed``; a failed one says why in ``reason``.
 
     ``metrics`` are numbers by name: ``miou``, ``macc``, ``aacc`` in percent on the validation split, the same with a split's name behind
-    (``miou_holdout``) on others. ``protocol`` says how they were measured. ``per_class`` maps class name to IoU in percent (absent where the union is empty).
-    ``checkpoint`` is the best model's weights file, if one was written. ``environment`` is :func:`nasseg.training.environment.stamp`'s.
+    (``miou_holdout``) on others. ``protocol`` says how they were measured. ``per_class`` maps class name to IoU in percent (absent where
+    the union is empty). ``checkpoint`` is the best model's weights file, if one was written. ``environment`` is
+    :func:`nasseg.training.environment.stamp`'s.
     """
 
     COMPLETE: ClassVar[str] = "complete"

@@ -1,0 +1,76 @@
+"""What is installed is what is in the tree: folders, links, guard, wheel by way of sdist."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def listed() -> set[str]:
+    return set(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
+
+
+def test_every_folder_is_a_listed_package() -> None:
+    folders = {"nasseg"}
+    homes = {"nasseg": "nasseg", "trainers": "nasseg.trainers", "search_spaces": "nasseg.search_spaces"}
+    for top, prefix in ((ROOT / folder, prefix) for folder, prefix in homes.items()):
+        for init in top.rglob("__init__.py"):
+            inside = init.parent.relative_to(top).parts
+            if top.name == "nasseg" and inside[:1] in (("trainers",), ("search_spaces",)):
+                continue
+            folders.add(".".join((prefix, *inside)))
+    assert folders == listed()
+
+
+@pytest.mark.parametrize("name", ["trainers", "search_spaces"])
+def test_links_lead_to_the_top_level(name: str) -> None:
+    link = ROOT / "nasseg" / name
+    assert link.is_symlink()
+    assert os.readlink(link) == f"../{name}"
+
+
+@pytest.mark.parametrize("name", ["trainers", "search_spaces"])
+def test_guard_refuses_the_bare_name(name: str) -> None:
+    ran = subprocess.run([sys.executable, "-c", f"import {name}"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ran.returncode != 0
+    assert f"this package is nasseg.{name}" in ran.stderr
+
+
+def test_every_dependency_says_who_needs_it() -> None:
+    inside = False
+    for line in (ROOT / "pyproject.toml").read_text().splitlines():
+        if line.startswith("]"):
+            inside = False
+        if inside:
+            assert "# " in line, line
+        if line.startswith(("dependencies", "dev =")):
+            inside = True
+
+
+@pytest.mark.xdist_group("build")
+def test_wheel_by_way_of_sdist_holds_everything(tmp_path: Path) -> None:
+    # From a copy, so that no build folder is left in the tree.
+    source = tmp_path / "source"
+    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if tracked.returncode:
+        pytest.skip("not a git checkout: the tracked files are not known")
+    source.mkdir()
+    subprocess.run(["tar", "--null", "-cf", str(tmp_path / "s.tar"), "-T", "-"], cwd=ROOT, input=tracked.stdout, text=True, check=True)
+    subprocess.run(["tar", "-xf", str(tmp_path / "s.tar"), "-C", str(source)], check=True)
+    build = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(tmp_path / "dist"), str(source)]
+    ran = subprocess.run(build, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stdout[-2000:] + ran.stderr[-2000:]
+    (wheel,) = (tmp_path / "dist").glob("*.whl")
+    names = set(zipfile.ZipFile(wheel).namelist())
+    assert {n.split("/")[0] for n in names if ".dist-info" not in n} == {"nasseg"}
+    files = ("trainers/proxy.py", "trainers/full.py", "search_spaces/decoder.yaml", "search_spaces/presets/scaseg.yaml", "py.typed")
+    for needed in files:
+        assert f"nasseg/{needed}" in names
