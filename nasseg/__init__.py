@@ -21,7 +21,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import nasseg.cost
-import nasseg.search
+import nasseg.search  # noqa: F401  (made callable below)
 
 if TYPE_CHECKING:
     from nasseg.export.bundle import load_bundle
