@@ -1,0 +1,219 @@
+"""Exact cost of a decoder by arithmetic on its genotype: no module is built, no torch imported.
+
+Symbols: stage i has stride s_i = 2^(i+1), width c_i and N_i = H_i·W_i positions at the input size padded up to a multiple of 32. A stage's
+keys lie on a grid of M = ceil(H/G)·ceil(W/G) positions, G its ``key_stride``, and T is the summed width of the maps concatenated there. h
+heads of rank r; K classes; E the fusion's width. Every formula is the count on the built module, digit for digit
+(``tests/models/test_counting.py`` holds them together); what counts and what does not is said at :class:`nasseg.cost.cost.Part`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from nasseg.cost.cost import Part
+from nasseg.errors import ConfigError, Problem
+from nasseg.genes.gene import STRIDES
+from nasseg.genes.genotype import Genotype, StageGenes
+
+Grid = tuple[int, int]
+"""Height and width of a map, in positions."""
+
+PAD = 32
+"""A network pads its input at the right and the bottom to a multiple of this, the stride of its deepest map."""
+
+
+def padded(size: Grid) -> Grid:
+    """The size (height, width) a network works at: both rounded up to a multiple of 32."""
+    return -(-size[0] // PAD) * PAD, -(-size[1] // PAD) * PAD
+
+
+def decoder_cost(
+    genotype: Genotype, channels: Sequence[int], size: Grid, num_classes: int, *, resize_logits: bool = False
+) -> dict[str, Part]:
+    """The cost of every part of a decoder, for one image of ``size`` (height, width) pixels.
+
+    ``channels`` are the backbone's four widths, shallow to deep. Keys are ``stage1``…``stage4`` for the stages kept, then ``fusion``.
+    ``resize_logits`` adds the bilinear resize of the logits to the input size, 4·K·H·W, to the fusion's fvcore count, as SegNeXt and MetaSeg
+    print their ADE20K numbers. Raises :class:`ConfigError` for a size or class count below 1.
+    """
+    if size[0] < 1 or size[1] < 1 or num_classes < 1:
+        raise ConfigError(Problem("cost", "", "height, width and classes must be 1 or more", (*size, num_classes)))
+    height, width = padded(size)
+    grids = [(height // s, width // s) for s in STRIDES]
+    heads = genotype.heads(channels)
+    parts: dict[str, Part] = {}
+    for i, genes in enumerate(genotype.stages):
+        if genes is not None:
+            source = genotype.stages[int(genes.attention[5:]) - 1] if genes.attention.startswith("stage") else None
+            parts[f"stage{i + 1}"] = stage_cost(i, genes, source, heads[i] or 1, channels, grids)
+    parts["fusion"] = fusion_cost(genotype, channels, grids, num_classes)
+    if resize_logits:
+        parts["fusion"] += Part(0, 0, 4 * num_classes * size[0] * size[1])
+    return parts
+
+
+def stage_cost(i: int, genes: StageGenes, source: StageGenes | None, heads: int, channels: Sequence[int], grids: Sequence[Grid]) -> Part:
+    """One block: attention, LPM, FFN of stage ``i + 1``. ``source`` holds the genes of the stage whose map is reused, ``heads`` those in use."""
+    c = channels[i]
+    params = macs = extra = 0
+    for part in (
+        _attention(i, genes, source, heads, channels, grids),
+        lpm_cost(genes.lpm, c, grids[i]),
+        ffn_cost(genes.ffn, bool(genes.ffn_depthwise), c, grids[i]),
+    ):
+        params += part.params
+        macs += part.macs
+        extra += part.fvcore
+    return Part(params, macs, extra)
+
+
+def _attention(i: int, genes: StageGenes, source: StageGenes | None, heads: int, channels: Sequence[int], grids: Sequence[Grid]) -> Part:
+    if genes.attention == "none":
+        return _NOTHING
+    owner = i if source is None else int(genes.attention[5:]) - 1
+    of_map = genes if source is None else source
+    assert genes.inputs is not None
+    assert of_map.key_stride is not None
+    key_stride, query_pool = of_map.key_stride, of_map.query_pool or 1
+    # 32 / G of the deepest map's size, rounded up: the same number from whichever stage it is pooled.
+    keys = -(-grids[3][0] * STRIDES[3] // key_stride) * -(-grids[3][1] * STRIDES[3] // key_stride)
+    inputs = [(channels[j - 1], genes.pool_conv is True and STRIDES[j - 1] < key_stride) for j in genes.inputs]
+    c, n = channels[i], grids[i][0] * grids[i][1]
+    if of_map.rank == 0:
+        return mixing_cost(inputs, keys) + uniform_cost(sum(w for w, _ in inputs), c, keys)
+    queries = -(-grids[owner][0] // query_pool) * -(-grids[owner][1] // query_pool)
+    width = sum(w for w, _ in inputs)
+    if source is not None:
+        return mixing_cost(inputs, keys) + reuse_cost(width, c, n, queries, keys)
+    rank = c if genes.rank == "full" else heads * int(genes.rank or 0)
+    return mixing_cost(inputs, keys) + own_cost(width, c, rank, n, queries, keys, query_pool > 1)
+
+
+def mixing_cost(inputs: Sequence[tuple[int, bool]], keys: int) -> Part:
+    """Keys and values' common source Y = GELU(LN(concat)): the pooled maps, a 1×1 convolution with bias on those that have one, LayerNorm.
+
+    ``inputs`` are (width, has a convolution), one a map; ``keys`` is M. Parameters Σ(w²+w) + 2T, MACs M·Σw², LayerNorm 5·M·T.
+    """
+    params = macs = width = 0
+    for w, convolved in inputs:
+        width += w
+        if convolved:
+            params += w * w + w
+            macs += w * w
+    macs *= keys
+    return Part(params + 2 * width, macs, macs + 5 * keys * width)
+
+
+def own_cost(width: int, c: int, rank: int, n: int, queries: int, keys: int, pooled: bool) -> Part:
+    """A softmax map of the stage's own, applied and projected. ``width`` is T, ``rank`` h·r (c for full rank), ``n`` N and ``queries`` N_q.
+
+    LayerNorm of the map, 2c; with ``pooled`` queries a 1×1 convolution with bias and a second LayerNorm, c² + c + 2c; W_q c·hr, W_k T·hr,
+    W_v T·c without bias; W_o c² + c. MACs: N_q·c·hr + M·T·(hr + c) + N_q·M·(hr + c) + N_q·c², pooled queries N_q·c² more. The result is
+    resized to N positions where N_q is fewer.
+    """
+    params = 2 * c + rank * (c + width) + width * c + c * c + c
+    macs = queries * c * rank + keys * width * (rank + c) + queries * keys * (rank + c) + queries * c * c
+    extra = 5 * n * c
+    if pooled:
+        params += c * c + 3 * c
+        macs += queries * c * c
+        extra += 5 * queries * c
+    if queries != n:
+        extra += 4 * n * c
+    return Part(params, macs, macs + extra)
+
+
+def uniform_cost(width: int, c: int, keys: int) -> Part:
+    """A map of rank 0: every query gets the mean of the keys. W_v T·c without bias, W_o c² + c, both on one token; the mean reads M·T."""
+    macs = width * c + c * c
+    return Part(macs + c, macs, macs + keys * width)
+
+
+def reuse_cost(width: int, c: int, n: int, queries: int, keys: int) -> Part:
+    """A deeper stage's map on this stage's values: W_v T·c without bias, A·V and W_o on the source's ``queries``, then the resize to ``n``."""
+    macs = keys * width * c + queries * keys * c + queries * c * c
+    return Part(width * c + c * c + c, macs, macs + (4 * n * c if queries != n else 0))
+
+
+def lpm_cost(kind: str, c: int, grid: Grid) -> Part:
+    """The local perception module PW2(gate · DW3×3(ReLU(PW1(LN x)))) with its gate (``none``: nothing at all).
+
+    Without a gate: parameters 2c + 2(c² + c) + 10c, MACs N·(2c² + 9c), LayerNorm 5·N·c. Gates, m = max(1, c//16): ``se`` two linear layers
+    with bias on the mean; ``eca`` three weights; ``cbam`` a shared MLP without bias on mean and maximum, and a 7×7 convolution of two
+    channels; ``coord`` m = max(8, c//32), one convolution to m and a BatchNorm on the H + W strip positions, one back on each strip.
+    """
+    if kind == "none":
+        return _NOTHING
+    height, width = grid
+    n = height * width
+    params = 2 * c + 2 * (c * c + c) + 10 * c
+    macs = n * (2 * c * c + 9 * c)
+    extra = 5 * n * c
+    if kind == "plain":
+        return Part(params, macs, macs + extra)
+    extra += n * c
+    m = max(1, c // 16)
+    if kind == "se":
+        params += 2 * c * m + m + c
+        macs += 2 * c * m
+    elif kind == "eca":
+        params += 3
+        macs += 3 * c
+    elif kind == "cbam":
+        params += 2 * c * m + 98
+        macs += 4 * c * m + 98 * n
+    elif kind == "coord":
+        m = max(8, c // 32)
+        params += 3 * c * m + m + 2 * m + 2 * c
+        macs += 2 * (height + width) * c * m
+        extra += n * c + 2 * (height + width) * m
+    else:
+        raise AssertionError(f"no cost term for lpm {kind!r}")
+    return Part(params, macs, macs + extra)
+
+
+def ffn_cost(ratio: int, depthwise: bool, c: int, grid: Grid) -> Part:
+    """W2 GELU(DW3×3(W1 LN x)) of hidden width ec (ratio 0: nothing at all): parameters 2c + 2ec² + ec + c (+ 10ec), MACs N·(2ec² (+ 9ec))."""
+    if ratio == 0:
+        return _NOTHING
+    n, hidden = grid[0] * grid[1], ratio * c
+    params = 2 * c + 2 * hidden * c + hidden + c
+    macs = 2 * hidden * c
+    if depthwise:
+        params += 10 * hidden
+        macs += 9 * hidden
+    return Part(params, n * macs, n * (macs + 5 * c))
+
+
+def fusion_cost(genotype: Genotype, channels: Sequence[int], grids: Sequence[Grid], num_classes: int) -> Part:
+    """Projections at each stage's own grid, resizes to the shallowest kept one, the fusion and the classifier E → K with bias.
+
+    ``concat``: T·E + 2E parameters. ``fca``, s the shallowest width and d the sum of the others: (s+d)·E + 2E for the first convolution, s + 2
+    for the spatial gate, d·E + E for the channel gate (used twice, on one position), E² + 2E for the last convolution.
+    """
+    kept = [i for i, genes in enumerate(genotype.stages) if genes is not None]
+    params = macs = extra = 0
+    widths = [channels[i] for i in kept]
+    if genotype.project is not None:
+        project = genotype.project
+        for i in kept:
+            params += channels[i] * project + project
+            macs += grids[i][0] * grids[i][1] * channels[i] * project
+        widths = [project] * len(kept)
+    n = grids[kept[0]][0] * grids[kept[0]][1]
+    shallow, deep = widths[0], sum(widths[1:])
+    e = genotype.fusion_width
+    extra += 4 * n * deep
+    params += (shallow + deep) * e + 2 * e
+    macs += n * (shallow + deep) * e
+    extra += 2 * n * e
+    if genotype.fusion == "fca":
+        params += shallow + 2 + deep * e + e + e * e + 2 * e
+        macs += n * shallow + 2 * deep * e + n * e * e
+        extra += 2 * n + n * deep + 2 * n * e
+    params += e * num_classes + num_classes
+    macs += n * e * num_classes
+    return Part(params, macs, macs + extra)
+
+
+_NOTHING = Part()
