@@ -1,0 +1,145 @@
+"""Strip cross-attention, its propagation to shallower stages, and its uniform limit.
+
+All three take the stage's map F_i and the pooled input maps of the stage, and give the residual O_i on the stage's grid:
+
+* :class:`OwnAttention`: own softmax map of any Q/K rank (rank 1: SCASeg, arXiv 2411.17061, Eqs. 1-6; full: U-MixFormer, 2312.06272);
+* :class:`ReusedAttention`: the map of a deeper stage with this stage's values (CSAP, arXiv 2604.05431);
+* :class:`UniformAttention`: rank 0, where softmax(0) makes every query see the mean of the values.
+
+Letters: N_q queries, M keys, h heads, r channels per head of Q and K, c_i width of stage i, T = Σ c_j over the stage's inputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nasseg.models.ops import ChannelNorm, block_mean, merge_heads, resize, split_heads, to_map, to_tokens
+
+
+class AttentionMap(NamedTuple):
+    """A softmax map handed on to shallower stages: rows sum to 1, queries lie on ``grid``."""
+
+    weights_BhNM: Tensor
+    grid: tuple[int, int]
+
+
+class Mixing(nn.Module):
+    """Keys and values of a stage out of pooled maps: ``Y = GELU(LN_T(concat_j Conv1x1_j(P_j)))``, tokens (B, M, T).
+
+    The convolution (c_j → c_j, bias) stands on each map that was pooled, if ``pool_conv``; a map already on the key grid comes as it is.
+    GELU after the norm follows U-MixFormer's code; SCASeg's text does not name it.
+
+    ``widths`` are the channels of the inputs, ``pooled`` says which of them were pooled.
+    """
+
+    def __init__(self, widths: Sequence[int], pooled: Sequence[bool], pool_conv: bool) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList(
+            nn.Conv2d(c, c, 1) if pool_conv and was_pooled else nn.Identity() for c, was_pooled in zip(widths, pooled, strict=True)
+        )
+        self.width = sum(widths)
+        self.norm = nn.LayerNorm(self.width)
+
+    def forward(self, pooled: Sequence[Tensor]) -> Tensor:
+        """Pooled maps (B, c_j, gh, gw), all on one grid → tokens (B, gh·gw, T)."""
+        maps = [conv(p_BCgg) for conv, p_BCgg in zip(self.convs, pooled, strict=True)]
+        return F.gelu(self.norm(to_tokens(torch.cat(maps, dim=1) if len(maps) > 1 else maps[0])))
+
+
+class OwnAttention(nn.Module):
+    """Cross-attention with the stage's own map.
+
+    ``A = softmax(s · Q_h K_hᵀ)``, ``O = Wo concat_h(A V_h)`` with ``Q = LN_c(F_i) Wq``, ``K = Y Wk``, ``V = Y Wv``, ``s = (c/h)^-1/2``.
+    Wq: c → h·r, Wk: T → h·r, Wv: T → c, all without bias; rank ``full`` means h·r = c; Wo: c → c with bias.
+
+    ``query_pool`` 2 (SCASeg's Cityscapes head): queries are ``GELU(LN_c(Conv1x1(AvgPool2(LN_c(F_i)))))`` on half the grid, Wo acts there,
+    and the result is upsampled. The scale is MetaSeg's and U-MixFormer's code; SCASeg's text reads 1/sqrt(d_k).
+
+    With ``shared`` the map is computed in the open, for the stages that reuse it; else full-width Q and K go through the fused kernel.
+    """
+
+    def __init__(self, channels: int, stride: int, mixing: Mixing, *, heads: int, rank: int | str, query_pool: int, shared: bool) -> None:
+        super().__init__()
+        width = channels if rank == "full" else heads * int(rank)
+        self.heads, self.stride, self.query_pool = heads, stride, query_pool
+        self.scale = (channels / heads) ** -0.5
+        self.shared = shared
+        self.fused = rank == "full" and not shared
+        self.norm = ChannelNorm(channels)
+        self.query_conv = nn.Conv2d(channels, channels, 1) if query_pool > 1 else None
+        self.query_norm = ChannelNorm(channels) if query_pool > 1 else None
+        self.mixing = mixing
+        self.query = nn.Linear(channels, width, bias=False)
+        self.key = nn.Linear(mixing.width, width, bias=False)
+        self.value = nn.Linear(mixing.width, channels, bias=False)
+        self.out = nn.Linear(channels, channels)
+
+    def forward(self, x_BCHW: Tensor, pooled: Sequence[Tensor]) -> tuple[Tensor, AttentionMap | None]:
+        """Stage map and pooled inputs → the residual (B, c, H, W), and the map if other stages reuse it."""
+        q_BCgg = self.norm(x_BCHW)
+        if self.query_conv is not None and self.query_norm is not None:
+            q_BCgg = F.gelu(self.query_norm(self.query_conv(block_mean(q_BCgg, self.query_pool, self.stride))))
+        grid = (q_BCgg.shape[2], q_BCgg.shape[3])
+        y_BMT = self.mixing(pooled)
+        q_BhNr = split_heads(self.query(to_tokens(q_BCgg)), self.heads)
+        k_BhMr = split_heads(self.key(y_BMT), self.heads)
+        v_BhMd = split_heads(self.value(y_BMT), self.heads)
+        handed_on = None
+        if self.fused:
+            o_BhNd = F.scaled_dot_product_attention(q_BhNr, k_BhMr, v_BhMd, scale=self.scale)
+        else:
+            a_BhNM = attention_map(q_BhNr, k_BhMr, self.scale)
+            o_BhNd = a_BhNM @ v_BhMd
+            handed_on = AttentionMap(a_BhNM, grid) if self.shared else None
+        o_BCgg = to_map(self.out(merge_heads(o_BhNd)), grid)
+        return resize(o_BCgg, (x_BCHW.shape[2], x_BCHW.shape[3])), handed_on
+
+
+class ReusedAttention(nn.Module):
+    """A deeper stage's map with this stage's values: ``O_i = up(Wo concat_h(A_h V_h))``, ``V = Y_i Wv`` on the source's key grid.
+
+    The product and Wo run on the source's query grid and the result is upsampled. Upsampling the map's query axis first would give the same
+    function, as rows sum to 1 and interpolation is linear, at 4 to 16 times the work and with an N_i×M map in memory.
+
+    Wv: T_i → c_i without bias, Wo: c_i → c_i with bias; no norm on F_i, for nothing reads it here.
+    """
+
+    def __init__(self, channels: int, mixing: Mixing) -> None:
+        super().__init__()
+        self.mixing = mixing
+        self.value = nn.Linear(mixing.width, channels, bias=False)
+        self.out = nn.Linear(channels, channels)
+
+    def forward(self, x_BCHW: Tensor, pooled: Sequence[Tensor], source: AttentionMap) -> Tensor:
+        """Stage map (its size is read), pooled inputs and the source's map → the residual (B, c, H, W)."""
+        v_BhMd = split_heads(self.value(self.mixing(pooled)), source.weights_BhNM.shape[1])
+        o_BNC = self.out(merge_heads(source.weights_BhNM @ v_BhMd))
+        return resize(to_map(o_BNC, source.grid), (x_BCHW.shape[2], x_BCHW.shape[3]))
+
+
+class UniformAttention(nn.Module):
+    """Rank 0: the map softmax(0) = 1/M everywhere, so ``O = Wo Wv mean_M(Y)``, one vector broadcast over the stage's map.
+
+    The mean is taken before the projections, which is the same function for 1/M of their work.
+    """
+
+    def __init__(self, channels: int, mixing: Mixing) -> None:
+        super().__init__()
+        self.mixing = mixing
+        self.value = nn.Linear(mixing.width, channels, bias=False)
+        self.out = nn.Linear(channels, channels)
+
+    def forward(self, pooled: Sequence[Tensor]) -> Tensor:
+        """Pooled inputs → the residual (B, c, 1, 1), to be broadcast."""
+        o_BC: Tensor = self.out(self.value(self.mixing(pooled).mean(dim=1)))
+        return o_BC[:, :, None, None]
+
+
+def attention_map(q_BhNr: Tensor, k_BhMr: Tensor, scale: float) -> Tensor:
+    """``softmax_M(scale · Q Kᵀ)``: (B, h, N, M), rows summing to 1."""
+    return torch.softmax((q_BhNr * scale) @ k_BhMr.transpose(2, 3), dim=-1)

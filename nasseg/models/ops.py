@@ -1,0 +1,123 @@
+"""What every block of the decoder is made of: norm over channels, pooling to a grid, resize, tokens, initialisation.
+
+Letters in names: B batch, C channels, H and W the map, N its H·W positions (tokens), M key tokens, h heads.
+
+Maps are logically BCHW and lie channels-last in memory. There a change between map and tokens is a view, a norm over channels reads
+contiguous memory, and no block copies its input.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import torch
+import torch.nn.functional as F
+from timm.layers import DropPath
+from torch import Tensor, nn
+
+PAD_MULTIPLE = 32
+"""Inputs are padded to a multiple of this, so every stage map divides evenly down to the deepest one."""
+
+
+class ChannelNorm(nn.LayerNorm):
+    """Layer normalisation over the channels of each pixel: BCHW → BCHW, output channels-last."""
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """``(x - mean_C) / sqrt(var_C + eps) · weight + bias``, per pixel."""
+        return super().forward(x_BCHW.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class Residual(nn.Module):
+    """``x + drop_path(branch(LN_C(x)))``: BCHW → BCHW."""
+
+    def __init__(self, channels: int, branch: nn.Module, drop_path: float) -> None:
+        super().__init__()
+        self.norm = ChannelNorm(channels)
+        self.branch = branch
+        self.drop_path = stochastic_depth(drop_path)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """The input plus its branch."""
+        out: Tensor = x_BCHW + self.drop_path(self.branch(self.norm(x_BCHW)))
+        return out
+
+
+def stochastic_depth(rate: float) -> nn.Module:
+    """timm's DropPath (a residual branch is dropped per sample, in training only), or nothing for rate 0."""
+    made: nn.Module = DropPath(rate) if rate > 0 else nn.Identity()
+    return made
+
+
+def to_tokens(x_BCHW: Tensor) -> Tensor:
+    """BCHW → BNC, row by row; a view when the map lies channels-last."""
+    return x_BCHW.flatten(2).transpose(1, 2)
+
+
+def to_map(x_BNC: Tensor, grid: tuple[int, int]) -> Tensor:
+    """BNC → BCHW with ``grid`` = (H, W); a channels-last view when the tokens are contiguous."""
+    return torch.unflatten(x_BNC.transpose(1, 2), 2, grid)
+
+
+def split_heads(x_BNC: Tensor, heads: int) -> Tensor:
+    """BNC → B h N (C/h), a view; head k holds channels k·C/h … (k+1)·C/h - 1."""
+    return torch.unflatten(x_BNC, 2, (heads, -1)).transpose(1, 2)
+
+
+def merge_heads(x_BhNd: Tensor) -> Tensor:
+    """B h N d → B N (h·d): the inverse of :func:`split_heads`."""
+    return x_BhNd.transpose(1, 2).flatten(2)
+
+
+def resize(x_BCHW: Tensor, size: tuple[int, int]) -> Tensor:
+    """Bilinear, ``align_corners=False``; the map itself where it already has ``size``."""
+    if x_BCHW.shape[2] == size[0] and x_BCHW.shape[3] == size[1]:
+        return x_BCHW
+    return F.interpolate(x_BCHW, size=size, mode="bilinear", align_corners=False)
+
+
+def block_mean(x_BCHW: Tensor, ratio: int, stride: int) -> Tensor:
+    """Average pooling with kernel = step = ``ratio`` of a map of stride ``stride``: BCHW → B C ceil(H/ratio) ceil(W/ratio).
+
+    Windows that reach over the edge average over the pixels they have. They exist only where ``stride · ratio`` is more than the multiple
+    that inputs are padded to.
+    """
+    if ratio == 1:
+        return x_BCHW
+    return F.avg_pool2d(x_BCHW, ratio, ratio, ceil_mode=stride * ratio > PAD_MULTIPLE)
+
+
+def init_block(modules: Iterable[nn.Module]) -> None:
+    """Initialisation of a residual block, as in SegFormer's code.
+
+    Linear and 1×1: normal of deviation 0.02, truncated at ±2, bias 0. Larger kernels: Kaiming normal over the fan-out of one group, bias 0.
+    Norms: weight 1, bias 0. A branch ends in weights of deviation 0.02, so an untrained block is close to the identity.
+    """
+    for module in modules:
+        if isinstance(module, nn.Linear) or (isinstance(module, (nn.Conv1d, nn.Conv2d)) and set(module.kernel_size) == {1}):
+            nn.init.trunc_normal_(module.weight, std=0.02)
+        elif isinstance(module, (nn.Conv1d, nn.Conv2d)):
+            fan_out = math.prod(module.kernel_size) * module.out_channels // module.groups
+            nn.init.normal_(module.weight, std=math.sqrt(2.0 / fan_out))
+        zero_bias(module)
+
+
+def init_head(modules: Iterable[nn.Module], classifier: nn.Module) -> None:
+    """Initialisation of a fusion head, as in mmsegmentation: Kaiming normal over the fan-out, the classifier's deviation 0.01, biases 0."""
+    for module in modules:
+        if module is classifier:
+            nn.init.normal_(classifier.get_parameter("weight"), std=0.01)
+        elif isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        zero_bias(module)
+
+
+def zero_bias(module: nn.Module) -> None:
+    """Set the bias of a linear map or a convolution to 0, where it has one."""
+    if isinstance(module, (nn.Linear, nn.Conv1d, nn.Conv2d)) and module.bias is not None:
+        nn.init.zeros_(module.bias)
+
+
+def channels_last(x_BCHW: Tensor) -> Tensor:
+    """The map with its channels contiguous in memory: one copy, or none where it lies so already."""
+    return x_BCHW.contiguous(memory_format=torch.channels_last)

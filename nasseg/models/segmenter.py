@@ -1,0 +1,86 @@
+"""A segmentation network: a backbone and the decoder of a genotype."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nasseg.errors import ConfigError, Problem
+from nasseg.genes.genotype import Genotype
+from nasseg.models.backbones.registry import create_backbone
+from nasseg.models.decoder import Decoder
+from nasseg.models.ops import PAD_MULTIPLE
+
+
+class SegModel(nn.Module):
+    """Images to logits. Made by :func:`build`.
+
+    Input is (B, in_chans, H, W), already normalised with ``backbone.mean`` and ``backbone.std``, of any size from 1×1: it is padded with
+    zeros at the right and bottom to a multiple of 32, and what comes out is cropped.
+    """
+
+    def __init__(self, genotype: Genotype, backbone: nn.Module, decoder: Decoder) -> None:
+        super().__init__()
+        self.genotype = genotype
+        self.num_classes = decoder.num_classes
+        self.stride = genotype.fusion_stride
+        self.backbone = backbone
+        self.decoder = decoder
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """Logits (B, K, ceil(H/s), ceil(W/s)) with s = ``stride``."""
+        height, width = x_BCHW.shape[2], x_BCHW.shape[3]
+        logits_BKhw = self._padded_logits(x_BCHW)
+        return logits_BKhw[:, :, : -(-height // self.stride), : -(-width // self.stride)]
+
+    def predict(self, x_BCHW: Tensor) -> Tensor:
+        """Logits at the size of the input: (B, K, H, W), bilinear with ``align_corners=False`` over the padded image, then cropped."""
+        height, width = x_BCHW.shape[2], x_BCHW.shape[3]
+        logits_BKhw = self._padded_logits(x_BCHW)
+        size = (logits_BKhw.shape[2] * self.stride, logits_BKhw.shape[3] * self.stride)
+        return F.interpolate(logits_BKhw, size=size, mode="bilinear", align_corners=False)[:, :, :height, :width]
+
+    def _padded_logits(self, x_BCHW: Tensor) -> Tensor:
+        below, right = -x_BCHW.shape[2] % PAD_MULTIPLE, -x_BCHW.shape[3] % PAD_MULTIPLE
+        if below or right:
+            x_BCHW = F.pad(x_BCHW, (0, right, 0, below))
+        logits_BKhw: Tensor = self.decoder(self.backbone(x_BCHW))
+        return logits_BKhw
+
+
+def build(
+    genotype: Genotype,
+    num_classes: int,
+    *,
+    pretrained: bool = False,
+    weights: str | None = None,
+    in_chans: int = 3,
+    drop_path: float = 0.0,
+    dropout: float = 0.0,
+) -> SegModel:
+    """The network of a genotype.
+
+    ``pretrained`` fetches the backbone's published weights, ``weights`` reads them from a local file. ``drop_path`` is the stochastic depth
+    of the backbone and of every decoder residual, ``dropout`` the channel dropout before the classifier. Initialisation of the decoder:
+    :func:`nasseg.models.ops.init_block` for the stages, :func:`nasseg.models.ops.init_head` for the fusion.
+
+    Raises :class:`ConfigError` for a genotype without a backbone and for numbers out of range, :class:`BackboneError` for a backbone that
+    is unknown or breaks the four-stage contract, :class:`WeightsError` for a file that does not belong to it.
+    """
+    problems = []
+    if genotype.backbone is None:
+        problems.append(
+            Problem("build", "backbone", "the genotype names no backbone: give one with genotype.on('mit_b0') or --backbone mit_b0")
+        )
+    if num_classes < 1:
+        problems.append(Problem("build", "num_classes", "must be a whole number from 1", num_classes, 1))
+    if in_chans < 1:
+        problems.append(Problem("build", "in_chans", "must be a whole number from 1", in_chans, 1))
+    for name, rate in (("drop_path", drop_path), ("dropout", dropout)):
+        if not 0 <= rate < 1:
+            problems.append(Problem("build", name, "must be at least 0 and below 1", rate, min(max(rate, 0.0), 0.9)))
+    if problems or genotype.backbone is None:
+        raise ConfigError(problems)
+    backbone = create_backbone(genotype.backbone, pretrained=pretrained, weights=weights, in_chans=in_chans, drop_path=drop_path)
+    decoder = Decoder(genotype, backbone.channels, num_classes, drop_path=drop_path, dropout=dropout)
+    return SegModel(genotype, backbone, decoder)
