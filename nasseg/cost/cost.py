@@ -14,10 +14,10 @@ PARTS = ("backbone", "stage1", "stage2", "stage3", "stage4", "fusion")
 class Part:
     """The cost of one piece of a network for one image.
 
-    ``params``: parameters that the output depends on. ``macs``: multiply-accumulates of convolutions, linear layers and matrix products (both
-    products of attention included), nothing else. ``fvcore``: ``macs`` plus what fvcore and mmengine add to it: 5 per element of a LayerNorm
-    or GroupNorm, 2 per element of a BatchNorm, 4 per output element of a bilinear resize, 1 per input element of a global average pooling.
-    Biases, activations, softmax, sums and plain poolings count as nothing in both, as in fvcore.
+    ``params``: parameters that the output depends on. ``macs``: multiply-accumulates of convolutions, linear layers and matrix products,
+    both products of attention included, and nothing else. ``fvcore``: ``macs`` plus what fvcore and mmengine add to it: 5 per element of a
+    LayerNorm or GroupNorm, 2 per element of a BatchNorm, 4 per output element of a bilinear resize, 1 per input element of a mean over
+    positions. Biases, activations, softmax, sums and plain poolings count as nothing in both, as in fvcore.
     """
 
     params: int = 0
@@ -36,8 +36,8 @@ class Part:
 class Cost:
     """The cost of one network at one input size (height, width) and class count.
 
-    ``id`` is the genotype's, its backbone included. ``parts`` maps every name of :data:`PARTS` to its :class:`Part`; a stage that is not kept
-    is an empty one.
+    ``id`` is the genotype's, its backbone included. ``parts`` maps every name of :data:`PARTS` to its :class:`Part`; a stage that is not
+    kept is an empty one.
     """
 
     id: str

@@ -33,8 +33,8 @@ def decoder_cost(
     """The cost of every part of a decoder, for one image of ``size`` (height, width) pixels.
 
     ``channels`` are the backbone's four widths, shallow to deep. Keys are ``stage1``…``stage4`` for the stages kept, then ``fusion``.
-    ``resize_logits`` adds the bilinear resize of the logits to the input size, 4·K·H·W, to the fusion's fvcore count, as SegNeXt and MetaSeg
-    print their ADE20K numbers. Raises :class:`ConfigError` for a size or class count below 1.
+    ``resize_logits`` adds the bilinear resize of the logits to the input size, 4·K·H·W, to the fusion's fvcore count: so SegNeXt and
+    MetaSeg print their ADE20K numbers. Raises :class:`ConfigError` for a size or class count below 1.
     """
     if size[0] < 1 or size[1] < 1 or num_classes < 1:
         raise ConfigError(Problem("cost", "", "height, width and classes must be 1 or more", (*size, num_classes)))
@@ -53,7 +53,7 @@ def decoder_cost(
 
 
 def stage_cost(i: int, genes: StageGenes, source: StageGenes | None, heads: int, channels: Sequence[int], grids: Sequence[Grid]) -> Part:
-    """One block: attention, LPM, FFN of stage ``i + 1``. ``source`` holds the genes of the stage whose map is reused, ``heads`` those in use."""
+    """Attention, LPM and FFN of stage ``i + 1``. ``source``: genes of the stage whose map is reused; ``heads``: those in use."""
     c = channels[i]
     params = macs = extra = 0
     for part in (
@@ -130,7 +130,7 @@ def uniform_cost(width: int, c: int, keys: int) -> Part:
 
 
 def reuse_cost(width: int, c: int, n: int, queries: int, keys: int) -> Part:
-    """A deeper stage's map on this stage's values: W_v T·c without bias, A·V and W_o on the source's ``queries``, then the resize to ``n``."""
+    """A deeper stage's map on this stage's values: W_v T·c without bias, A·V and W_o on the source's ``queries``, a resize to ``n``."""
     macs = keys * width * c + queries * keys * c + queries * c * c
     return Part(width * c + c * c + c, macs, macs + (4 * n * c if queries != n else 0))
 
@@ -173,7 +173,10 @@ def lpm_cost(kind: str, c: int, grid: Grid) -> Part:
 
 
 def ffn_cost(ratio: int, depthwise: bool, c: int, grid: Grid) -> Part:
-    """W2 GELU(DW3×3(W1 LN x)) of hidden width ec (ratio 0: nothing at all): parameters 2c + 2ec² + ec + c (+ 10ec), MACs N·(2ec² (+ 9ec))."""
+    """W2 GELU(DW3×3(W1 LN x)) of hidden width ec, or nothing for ratio 0.
+
+    Parameters 2c + 2ec² + ec + c, MACs N·2ec²; the depthwise convolution adds 10ec and N·9ec.
+    """
     if ratio == 0:
         return _NOTHING
     n, hidden = grid[0] * grid[1], ratio * c
@@ -188,8 +191,8 @@ def ffn_cost(ratio: int, depthwise: bool, c: int, grid: Grid) -> Part:
 def fusion_cost(genotype: Genotype, channels: Sequence[int], grids: Sequence[Grid], num_classes: int) -> Part:
     """Projections at each stage's own grid, resizes to the shallowest kept one, the fusion and the classifier E → K with bias.
 
-    ``concat``: T·E + 2E parameters. ``fca``, s the shallowest width and d the sum of the others: (s+d)·E + 2E for the first convolution, s + 2
-    for the spatial gate, d·E + E for the channel gate (used twice, on one position), E² + 2E for the last convolution.
+    ``concat``: T·E + 2E parameters. ``fca``, s the shallowest width and d the sum of the others: (s+d)·E + 2E for the first convolution,
+    s + 2 for the spatial gate, d·E + E for the channel gate (used twice, on one position), E² + 2E for the last convolution.
     """
     kept = [i for i, genes in enumerate(genotype.stages) if genes is not None]
     params = macs = extra = 0
