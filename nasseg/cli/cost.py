@@ -1,0 +1,93 @@
+"""``nasseg cost``: parameters and MACs of a network, part by part."""
+
+from __future__ import annotations
+
+import json
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from nasseg.cli.genotypes import read_genotype
+from nasseg.cli.options import SIZE, parse_sets, split_sets
+from nasseg.cost.cost import PARTS, Cost
+from nasseg.errors import ConfigError, Problem
+from nasseg.genes.gene import STAGES
+from nasseg.genes.genotype import Genotype
+from nasseg.models.costing import backbone_facts, cost
+
+BAR = 20
+"""Width of a whole share bar, in characters."""
+
+
+@click.command("cost")
+@click.argument("genotype")
+@click.option("--backbone", help="Encoder; replaces the genotype's.")
+@click.option("--size", type=SIZE, required=True, help="Input height and width in pixels, as 512x1024.")
+@click.option("--classes", type=int, required=True, help="Number of classes.")
+@click.option("--set", "sets", multiple=True, metavar="GENE=VALUE", help="Replace a gene, as stage3.lpm=se; may be repeated.")
+@click.option("--resize-logits", is_flag=True, help="Count the resize of the logits to the input size in the fvcore total.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+def command(
+    genotype: str, backbone: str | None, size: tuple[int, int], classes: int, sets: tuple[str, ...], resize_logits: bool, as_json: bool
+) -> None:
+    """Live parameters and MACs of GENOTYPE, a YAML file or the name of a published design (see `nasseg presets`)."""
+    genes, trainer = split_sets(parse_sets(sets))
+    if trainer:
+        raise ConfigError(
+            [
+                Problem("--set", name, "a trainer's setting changes no cost; --set takes genes here", value)
+                for name, value in trainer.items()
+            ]
+        )
+    network = read_genotype(genotype)
+    network = network.override(genes) if genes else network
+    network = network.on(backbone) if backbone else network
+    if network.backbone is None:
+        raise ConfigError(Problem("cost", "--backbone", f"{genotype} names no backbone, so one must be given", None, "mit_b0"))
+    counted = cost(network, size=size, num_classes=classes, resize_logits=resize_logits)
+    if as_json:
+        click.echo(json.dumps(counted.to_dict()))
+        return
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(f"[bold]{network.short()}[/bold]  on {counted.backbone}, {size[0]}×{size[1]}, {classes} classes  [dim]{counted.id}[/dim]")
+    console.print(cost_table(counted))
+    resize = " with the resize of the logits" if resize_logits else ""
+    console.print(f"fvcore convention{resize} (norms, resizes, global pools counted): [bold]{counted.macs_fvcore / 1e9:.3f} G[/bold]")
+    channels, _ = backbone_facts(counted.backbone, size)
+    for line in heads_in_use(network, channels):
+        console.print(line)
+
+
+def cost_table(counted: Cost) -> Table:
+    """One row a part, with its share of all MACs; a stage that is not kept shows dashes."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("part")
+    for name in ("params M", "MACs G", "share"):
+        table.add_column(name, justify="right")
+    table.add_column("")
+    total = counted.macs or 1
+    for name in PARTS:
+        part = counted.parts[name]
+        share = part.macs / total
+        nothing = part.params == part.macs == 0
+        figures = ("-", "-", "-") if nothing else (f"{part.params / 1e6:.3f}", f"{part.macs / 1e9:.3f}", f"{share:.1%}")
+        table.add_row(name, *figures, "█" * round(share * BAR))
+    table.add_section()
+    decoder = (f"{counted.decoder_params / 1e6:.3f}", f"{counted.decoder_macs / 1e9:.3f}", f"{counted.decoder_macs / total:.1%}")
+    table.add_row("[dim]decoder[/dim]", *(f"[dim]{figure}[/dim]" for figure in decoder), "")
+    table.add_row("[bold]total[/bold]", f"[bold]{counted.params / 1e6:.3f}[/bold]", f"[bold]{counted.macs / 1e9:.3f}[/bold]", "", "")
+    return table
+
+
+def heads_in_use(genotype: Genotype, channels: tuple[int, int, int, int]) -> list[str]:
+    """A sentence for every stage whose widths are not divisible by the heads asked for."""
+    lines = []
+    used = genotype.heads(channels)
+    for stage in STAGES:
+        genes = genotype.stage(stage)
+        asked = genes.heads if genes is not None else None
+        if asked is not None and used[stage - 1] != asked:
+            widths = ", ".join(str(channels[i - 1]) for i in (stage, *genotype.reusers(stage)))
+            lines.append(f"stage {stage}: {used[stage - 1]} heads instead of {asked}, the largest number below that divides {widths}")
+    return lines
