@@ -1,0 +1,197 @@
+"""Runs a study on this machine without Ray: in this process for one trial at a time, in spawned processes for more."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from multiprocessing import connection
+from typing import Any
+
+from nasseg.search.study import Proposal, Study
+from nasseg.search.worker import Stopped, execute
+from nasseg.training.trial import Result, Trial
+
+Progress = Callable[[int, int, Mapping[str, float]], None]
+"""``progress(number, iteration, metrics)`` of a running trial."""
+
+LOST_TWICE = 2
+"""A trial whose worker was lost this often is told as failed."""
+
+PROGRESS_SECONDS = 0.25
+"""A worker sends no more than one progress message in this time."""
+
+
+def run_local(study: Study, *, concurrency: int, progress: Progress, lost: Callable[[int, str], None]) -> None:
+    """Run the study to its end. ``lost(number, why)`` is called when a worker went away and its trial is tried again.
+
+    Ctrl-C (KeyboardInterrupt) ends it at once: running trials stay running in the journal and go on from their checkpoints next time.
+    """
+    if concurrency == 1:
+        run_here(study, progress)
+        return
+    pool = Pool(concurrency)
+    try:
+        pool.run(study, progress, lost)
+    finally:
+        pool.stop()
+
+
+def run_here(study: Study, progress: Progress) -> None:
+    """One trial after the other, in this process."""
+    while (proposal := study.propose()) is not None:
+        number = proposal.number
+
+        def report(iteration: int, metrics: Mapping[str, float], number: int = number) -> bool:
+            progress(number, iteration, metrics)
+            return False
+
+        study.tell(number, execute(proposal.trial, report).result)
+
+
+@dataclass
+class Worker:
+    """One process and what it runs."""
+
+    process: Any
+    pipe: connection.Connection
+    proposal: Proposal | None = None
+
+
+@dataclass
+class Pool:
+    """Long-lived worker processes, started when first needed. One that dies (killed, out of memory, crash) is replaced."""
+
+    size: int
+    workers: list[Worker] = field(default_factory=list)
+    losses: dict[int, int] = field(default_factory=dict)
+
+    def run(self, study: Study, progress: Progress, lost: Callable[[int, str], None]) -> None:
+        """Keep every worker busy until nothing is left to propose and nothing runs."""
+        again: list[Proposal] = []
+        while True:
+            while self.idle() is not None:
+                proposal = again.pop() if again else study.propose()
+                if proposal is None:
+                    break
+                self.give(proposal)
+            busy = [worker for worker in self.workers if worker.proposal is not None]
+            if not busy:
+                return
+            for ready in connection.wait([worker.pipe for worker in busy]):
+                worker = next(w for w in busy if w.pipe is ready)
+                assert worker.proposal is not None
+                number = worker.proposal.number
+                try:
+                    kind, content = worker.pipe.recv()
+                except (EOFError, OSError):
+                    why = self.bury(worker)
+                    self.losses[number] = self.losses.get(number, 0) + 1
+                    if self.losses[number] >= LOST_TWICE:
+                        study.fail(number, f"its worker was lost {LOST_TWICE} times; the last {why}", lost=True)
+                    else:
+                        lost(number, why)
+                        again.append(worker.proposal)
+                    continue
+                if kind == "progress":
+                    progress(number, *content)
+                else:
+                    worker.proposal = None
+                    study.tell(number, Result.from_dict(content))
+
+    def idle(self) -> Worker | None:
+        """A worker without a trial, a new one where the pool is not full, None where all are busy."""
+        free = next((worker for worker in self.workers if worker.proposal is None), None)
+        if free is None and len(self.workers) < self.size:
+            context = multiprocessing.get_context("spawn")
+            here, there = context.Pipe()
+            process = context.Process(
+                target=serve, args=(there, max(1, (os.cpu_count() or 1) // self.size)), daemon=False, name="nasseg-trial"
+            )
+            process.start()
+            there.close()
+            free = Worker(process, here)
+            self.workers.append(free)
+        return free
+
+    def give(self, proposal: Proposal) -> None:
+        """Hand a trial to an idle worker."""
+        worker = self.idle()
+        assert worker is not None
+        worker.proposal = proposal
+        try:
+            worker.pipe.send(proposal.trial.to_dict())
+        except OSError:
+            # Died while idle: reading from its pipe will find out.
+            return
+
+    def bury(self, worker: Worker) -> str:
+        """Take a dead worker out of the pool; why it died, in words."""
+        worker.pipe.close()
+        worker.process.join(5)
+        if worker.process.is_alive():
+            worker.process.kill()
+            worker.process.join()
+        self.workers.remove(worker)
+        code = worker.process.exitcode
+        if code is not None and code < 0:
+            name = signal.Signals(-code).name
+            return f"was killed by {name}" + (", out of memory perhaps" if name == "SIGKILL" else "")
+        return f"ended with exit code {code}"
+
+    def stop(self) -> None:
+        """End every worker, busy or not, within seconds."""
+        for worker in self.workers:
+            worker.process.terminate()
+        deadline = time.monotonic() + 3
+        for worker in self.workers:
+            worker.process.join(max(0.0, deadline - time.monotonic()))
+            if worker.process.is_alive():
+                worker.process.kill()
+                worker.process.join()
+            worker.pipe.close()
+        self.workers.clear()
+
+
+def serve(pipe: connection.Connection, threads: int) -> None:
+    """A worker's life: take a trial, run it, send the result, until the driver is gone."""
+    # Ctrl-C goes to the whole process group; the driver decides what it means.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=leave_with, args=(parent.sentinel,), daemon=True).start()
+    try:
+        while True:
+            trial = Trial.from_dict(pipe.recv())
+            pipe.send(("done", execute(trial, reporter(pipe)).result.to_dict()))
+    except (EOFError, OSError, Stopped):
+        return
+
+
+def leave_with(sentinel: int) -> None:
+    """End this process as soon as its parent is gone: a killed driver leaves no worker training on."""
+    connection.wait([sentinel])
+    os._exit(1)
+
+
+def reporter(pipe: connection.Connection) -> Callable[[int, Mapping[str, float]], bool]:
+    """A report that sends at most one message every quarter of a second."""
+    last = 0.0
+
+    def report(iteration: int, metrics: Mapping[str, float]) -> bool:
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= PROGRESS_SECONDS:
+            last = now
+            try:
+                pipe.send(("progress", (iteration, dict(metrics))))
+            except OSError as error:
+                raise Stopped from error
+        return False
+
+    return report

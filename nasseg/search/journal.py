@@ -1,0 +1,211 @@
+"""The journal: Optuna's own log format, one JSON operation a line, written by one driver at a time.
+
+What is told stays told: a finished trial is on disk before :meth:`Journal.append_logs` returns. The operations before it (one a
+parameter, a
+dozen or more a candidate) are written at once but reach the disk with the next finished trial, because a file is flushed in order: a
+power cut
+can lose only the tail, which holds no finished trial. A kill of the process loses nothing that was written.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from optuna.storages import JournalStorage
+from optuna.storages.journal import BaseJournalBackend, JournalFileBackend
+
+from nasseg.errors import StudyError
+
+SET_STATE = 6
+"""Optuna's operation code for a change of a trial's state; a finished state goes to disk at once."""
+
+FINISHED_STATES = (1, 2, 3)
+"""COMPLETE, PRUNED, FAIL in Optuna's ``TrialState``."""
+
+ORPHAN_SECONDS = 10.0
+"""Forked children of a killed driver (data loader workers) may hold its folder for a moment: how long a new driver waits for them."""
+
+
+class Journal(JournalFileBackend):
+    """Optuna's file journal without its lock and with fewer flushes.
+
+    Optuna's backend takes a lock file and flushes to disk for every operation, some twenty a candidate; a lock left by a killed process
+    blocks the next one for 30 s. Here :class:`DriverLock` keeps other drivers out of the folder for as long as this one lives.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        super().__init__(str(path))
+        self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """Append operations with one write; flush to disk if one of them finishes a trial."""
+        text = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs).encode()
+        while text:
+            text = text[os.write(self._file, text) :]
+        if any(log["op_code"] == SET_STATE and log["state"] in FINISHED_STATES for log in logs):
+            os.fsync(self._file)
+
+    def flush(self) -> None:
+        """Everything written so far is on disk when this returns."""
+        os.fsync(self._file)
+
+    def close(self) -> None:
+        """Flush and close; the journal cannot be written afterwards."""
+        if self._file >= 0:
+            os.fsync(self._file)
+            os.close(self._file)
+            self._file = -1
+
+
+class JournalReader(BaseJournalBackend):
+    """A journal that is only read: torn or growing, a line that is not whole yet is left out. Writes nothing, not even an empty file."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+
+    def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:
+        """The operations from the given number on."""
+        if not self.path.is_file():
+            return
+        with open(self.path, "rb") as file:
+            for number, line in enumerate(file):
+                if number < log_number_from:
+                    continue
+                operation = parse_line(line)
+                if operation is None:
+                    if file.read(1):
+                        raise StudyError(f"{self.path}: line {number + 1} is not readable as an operation of a journal")
+                    return
+                yield operation
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """Refused."""
+        raise StudyError(f"{self.path} was opened for reading only")
+
+
+def parse_line(line: bytes) -> dict[str, Any] | None:
+    """One whole operation, or None for a torn line."""
+    if not line.endswith(b"\n"):
+        return None
+    try:
+        value = json.loads(line)
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) and "op_code" in value else None
+
+
+def repair(path: str | os.PathLike[str]) -> int:
+    """Cut a torn tail off a journal and say how many bytes went; without this the next operation would be glued to it, unreadable for ever.
+
+    A tail is torn where the last line has no newline (killed while writing, disk full) or is no operation (zeros after a power cut).
+    """
+    file = Path(path)
+    if not file.is_file():
+        return 0
+    size = end = file.stat().st_size
+    with open(file, "r+b") as handle:
+        while end:
+            start = line_start(handle, end)
+            handle.seek(start)
+            if parse_line(handle.read(end - start)) is not None:
+                break
+            end = start
+        if end != size:
+            handle.truncate(end)
+            handle.flush()
+            os.fsync(handle.fileno())
+    return size - end
+
+
+def line_start(handle: Any, end: int, block: int = 1 << 16) -> int:
+    """Where the line that ends at ``end`` begins. The byte at ``end - 1`` is its last, newline or not."""
+    upto = end - 1
+    while upto > 0:
+        start = max(0, upto - block)
+        handle.seek(start)
+        found = handle.read(upto - start).rfind(b"\n")
+        if found >= 0:
+            return int(start + found + 1)
+        upto = start
+    return 0
+
+
+def open_storage(path: str | os.PathLike[str]) -> tuple[JournalStorage, Journal]:
+    """The storage over a journal that is about to be written, its tail repaired. Raises :class:`StudyError` where it cannot be read."""
+    repair(path)
+    journal = Journal(path)
+    try:
+        return JournalStorage(journal), journal
+    except ValueError as error:
+        journal.close()
+        raise StudyError(f"{path}: not readable as a journal of Optuna: {error}") from error
+
+
+def read_storage(path: str | os.PathLike[str]) -> JournalStorage:
+    """The storage over a journal as it stands, for reading only; also while a search runs, also with a torn tail."""
+    return JournalStorage(JournalReader(path))
+
+
+class DriverLock:
+    """One driver a results folder. The system drops the lock with the process that held it, so a killed driver leaves none behind."""
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self.path = Path(folder) / ".driver"
+        self._file = -1
+
+    def __enter__(self) -> Self:
+        file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
+        deadline = time.monotonic() + ORPHAN_SECONDS
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError as error:
+                holder = self.holder()
+                if holder is None and time.monotonic() < deadline:
+                    time.sleep(0.1)
+                    continue
+                os.close(file)
+                raise StudyError(
+                    f"{self.path.parent} is in use by another search ({holder or 'unknown'}); wait for it or stop it"
+                ) from error
+        os.ftruncate(file, 0)
+        os.pwrite(file, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+        self._file = file
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._file >= 0:
+            os.ftruncate(self._file, 0)
+            os.close(self._file)
+            self._file = -1
+
+    def holder(self) -> str | None:
+        """``process 123 on host`` of the driver that holds the folder; None where nobody does or it is known to be gone. Only reads."""
+        text = ""
+        with contextlib.suppress(OSError):
+            text = self.path.read_text(encoding="utf-8").strip()
+        words = text.split()
+        if len(words) == 4 and words[1].isdigit() and words[3] == socket.gethostname() and not alive(int(words[1])):
+            return None
+        return text or None
+
+
+def alive(process: int) -> bool:
+    """Whether a process of this machine runs."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,239 @@
+"""``results.parquet``: one row a finished trial, whether trained, rejected or answered; and the ways into a results folder for readers.
+
+A Parquet file cannot be appended to. The rows live in the journal (Optuna's attributes hold every field of a result, on disk before the
+trial
+is told); this file is written whole from them, to a temporary file that is moved over the old one. It is written at most every second, and
+less often as it grows (a twentieth of the time at most), and always at the end; what a killed driver had not written yet is restored from
+the journal when the study is opened. A row never changes once written.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import tempfile
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from nasseg.errors import Problem, StudyError, nearest
+from nasseg.files import read_yaml
+from nasseg.genes.genotype import Genotype
+from nasseg.search.journal import DriverLock, read_storage
+from nasseg.search.view import COMPLETE, RUNNING, WAITING, StudyView, TrialView, load_optuna, view_trials
+
+PARQUET = "results.parquet"
+CONFIG = "study.yaml"
+
+TEXT = ("id", "genotype", "short", "settings", "origin", "trainer", "key", "state", "reason", "per_class", "protocol", "environment")
+WHOLE = ("number", "seed", "duplicate_of", "attempt", "iterations")
+COSTS = ("params", "macs", "macs_fvcore", "decoder_params", "decoder_macs")
+REAL = ("fidelity", "seconds")
+TIMES = ("started", "finished")
+METRICS = ("miou", "macc", "aacc")
+"""Columns by kind. Mappings are JSON text; metrics of other names (``miou_holdout``) get a column of their own behind these."""
+
+
+def row_of(trial: TrialView, *, trainer: str, fidelity: float, seed: int) -> dict[str, Any]:
+    """A finished trial as one flat row."""
+    row: dict[str, Any] = {
+        "number": trial.number,
+        "state": trial.state,
+        "origin": trial.origin,
+        "id": trial.id,
+        "short": trial.short,
+        "genotype": json.dumps(dict(trial.genotype)),
+        "settings": json.dumps(dict(trial.settings)),
+        "trainer": trainer,
+        "fidelity": fidelity,
+        "seed": seed,
+        "key": trial.key,
+        "reason": trial.reason,
+        "duplicate_of": trial.duplicate_of,
+        "attempt": trial.attempt,
+        "iterations": trial.iterations,
+        "seconds": trial.seconds,
+        "started": trial.started,
+        "finished": trial.finished,
+        "per_class": json.dumps(dict(trial.per_class)),
+        "protocol": json.dumps(dict(trial.protocol)),
+        "environment": json.dumps(dict(trial.environment)),
+    }
+    row |= {name: None if (value := trial.cost.get(name)) is None else int(value) for name in COSTS}
+    return row | {name: float(value) for name, value in trial.metrics.items()}
+
+
+def table_of(rows: Iterable[Mapping[str, Any]]) -> pa.Table:
+    """Rows as a table of fixed types, in the order of their numbers."""
+    ordered = sorted(rows, key=lambda row: int(row["number"]))
+    known = {*TEXT, *WHOLE, *COSTS, *REAL, *TIMES, *METRICS}
+    others = sorted({name for row in ordered for name in row} - known)
+    head = ["number", "state", "origin", "id", "short", *METRICS, *others, *COSTS, "duplicate_of", "reason", "trainer", "fidelity", "seed"]
+    names = [
+        *head,
+        "attempt",
+        "iterations",
+        "seconds",
+        "started",
+        "finished",
+        "key",
+        "settings",
+        "genotype",
+        "per_class",
+        "protocol",
+        "environment",
+    ]
+    types = dict.fromkeys((*TEXT, *TIMES), pa.string()) | dict.fromkeys((*WHOLE, *COSTS), pa.int64())
+    schema = pa.schema([(name, types.get(name, pa.float64())) for name in names])
+    return pa.Table.from_pylist([{name: row.get(name) for name in names} for row in ordered], schema=schema)
+
+
+class Store:
+    """The record of one study's finished trials."""
+
+    def __init__(self, folder: str | Path, *, trainer: str, fidelity: float, seed: int) -> None:
+        self.path = Path(folder) / PARQUET
+        self._shared: dict[str, Any] = {"trainer": trainer, "fidelity": fidelity, "seed": seed}
+        self._rows: dict[int, dict[str, Any]] = {}
+        self._dirty = False
+        self._next_write = 0.0
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def open(self, view: StudyView) -> int:
+        """Read the file and add what the journal holds beyond it; the number of rows restored. An unreadable file is made anew.
+
+        Raises :class:`StudyError` if the file knows a trial that the journal does not: then the journal is not this file's.
+        """
+        table = None
+        with contextlib.suppress(FileNotFoundError, pa.ArrowInvalid):
+            table = pq.read_table(self.path)
+        self._rows = {int(row["number"]): {k: v for k, v in row.items() if v is not None} for row in (table.to_pylist() if table else [])}
+        finished = {trial.number: trial for trial in view.trials if trial.state not in (RUNNING, WAITING) and trial.finished is not None}
+        strange = [n for n, row in self._rows.items() if n not in finished or finished[n].key != row.get("key")]
+        if strange:
+            raise StudyError(
+                f"{self.path} holds trials that journal.log does not know ({', '.join(map(str, strange[:5]))}): "
+                "the journal was lost or exchanged; put it back, or give another --out"
+            )
+        missing = [trial for number, trial in finished.items() if number not in self._rows]
+        for trial in missing:
+            self.add(trial, write=False)
+        if missing or table is None:
+            self.flush()
+        return len(missing)
+
+    def add(self, trial: TrialView, *, write: bool = True) -> None:
+        """Add a finished trial; written when it is time to."""
+        if trial.number not in self._rows:
+            self._rows[trial.number] = row_of(trial, **self._shared)
+            self._dirty = True
+        if write and time.monotonic() >= self._next_write:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write the file if anything is new."""
+        if not self._dirty and self.path.exists():
+            return
+        started = time.monotonic()
+        handle, temporary = tempfile.mkstemp(dir=self.path.parent, prefix=f".{PARQUET}.")
+        os.close(handle)
+        try:
+            pq.write_table(table_of(self._rows.values()), temporary, compression="zstd")
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, self.path)
+        except BaseException:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(temporary)
+            raise
+        took = time.monotonic() - started
+        self._dirty, self._next_write = False, time.monotonic() + max(1.0, 20 * took)
+
+
+def is_study(path: str | Path) -> bool:
+    """Whether a folder is a study's results."""
+    return (Path(path) / CONFIG).is_file()
+
+
+def read_study(path: str | Path) -> StudyView:
+    """A study as it stands on disk, for reading only: also while a search runs, also after a kill. Raises :class:`StudyError`."""
+    folder = Path(path)
+    if not folder.is_dir():
+        raise StudyError(f"{folder}: there is no such results folder")
+    if not is_study(folder):
+        raise StudyError(f"{folder} is not a study: it has no {CONFIG}")
+    config = read_yaml(folder / CONFIG)
+    if not isinstance(config, Mapping) or not isinstance(config.get("objectives"), Mapping):
+        raise StudyError(f"{folder / CONFIG} is not the configuration of a study")
+    objectives = {str(k): str(v) for k, v in config["objectives"].items()}
+    driver = DriverLock(folder).holder()
+    study = load_optuna(read_storage(folder / "journal.log"))
+    trials = () if study is None else view_trials(study.get_trials(deepcopy=False), list(objectives.values()), driven=driver is not None)
+    return StudyView(path=folder, trials=trials, objectives=objectives, config=config, driver=driver)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picked:
+    """One trial of a study, with all that is needed to train it again.
+
+    ``settings`` are the trainer's fields that were searched: they belong to the network found, whatever trains it. ``fixed`` are those the
+    whole study was run with: they belong to the study's ``trainer``.
+    """
+
+    genotype: Genotype
+    settings: Mapping[str, Any]
+    data: str
+    size: tuple[int, int]
+    weights: str | None
+    pretrained: bool
+    trainer: str
+    seed: int
+    number: int
+    fidelity: float = 1.0
+    checkpoint: Path | None = None
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+
+
+def pick(path: str | Path) -> Picked:
+    """A trial by ``results/X`` or ``results/X:best`` (the front's best in the first objective) or ``results/X:NUMBER``. Raises
+    :class:`StudyError`."""
+    text = str(path)
+    found = re.fullmatch(r"(.+):([A-Za-z]+|\d+)", text)
+    folder, wanted = (found[1], found[2]) if found and not Path(text).is_dir() else (text, "best")
+    study = read_study(folder)
+    if wanted == "best":
+        trial = study.best
+        if trial is None:
+            raise StudyError(f"{folder}: no trial is complete yet, so there is no best one")
+    elif wanted.isdigit():
+        trial = study.trial(int(wanted))
+        numbers = [t.number for t in study.trials if t.genotype]
+        if trial is None or not trial.genotype:
+            raise StudyError(str(Problem(folder, wanted, "no such trial", None, nearest(int(wanted), numbers))))
+    else:
+        raise StudyError(f"{text}: behind the colon stands a trial's number or best (given {wanted!r})")
+    config = study.config
+    weights = config.get("weights") or {}
+    kept = Path(folder) / "checkpoints" / str(trial.number) / "model.safetensors"
+    return Picked(
+        genotype=Genotype.from_dict(trial.genotype, where=f"{folder}:{trial.number}"),
+        settings=dict(trial.settings),
+        data=str(config["data"]["spec"]),
+        size=(int(config["size"][0]), int(config["size"][1])),
+        weights=weights.get("path"),
+        pretrained=bool(config.get("pretrained", False)),
+        trainer=str(config["trainer"]),
+        seed=int(config.get("seed", 0)),
+        number=trial.number,
+        fidelity=float(config.get("fidelity", 1.0)),
+        checkpoint=kept if trial.state == COMPLETE and kept.is_file() else None,
+        fixed=dict(config.get("settings", {})),
+    )

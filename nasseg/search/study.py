@@ -1,0 +1,529 @@
+"""The study: what is proposed next, what is trained, what is answered without training, what is told. No Ray, no torch.
+
+Optuna's journal is the only truth. A trial of this study is an ``optuna`` trial with a ``candidate`` attribute; its states mean:
+
+====================  ==========================================================================================
+Optuna's state        here
+====================  ==========================================================================================
+WAITING               queued: a preset, or a fresh point after a duplicate
+RUNNING               handed out; after a restart it is handed out again under its own number (an attempt more)
+COMPLETE              trained; or a duplicate (``duplicate_of``), told the values of the trial that answered it
+FAIL                  trained and failed, with its ``reason``; or interrupted before it became a candidate
+PRUNED                over budget, with its ``reason``: never handed out, never trained
+====================  ==========================================================================================
+
+Rejects are told as PRUNED with their constraints, because a sampler that never hears of them proposes them for ever.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import optuna
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from nasseg.errors import StudyError
+from nasseg.genes.budget import Budget
+from nasseg.genes.genotype import Genotype
+from nasseg.search import view
+from nasseg.search.journal import open_storage
+from nasseg.search.proposer import CostFunction, Proposer
+from nasseg.search.samplers import make_sampler
+from nasseg.search.view import Event, Listener, StudyView, TrialView, load_optuna, pareto_front, view_trial, view_trials
+from nasseg.training.trial import Result, Trial
+
+if TYPE_CHECKING:
+    from nasseg.genes.space import Point, Space
+
+REJECTS_IN_A_ROW = 200
+"""After so many rejects without a candidate that fits, one is drawn that does; half as many the next time, until the sampler finds one
+itself."""
+
+FEWEST_REJECTS = 25
+
+STARTS = 10
+"""A trial that was started so often and never reached a checkpoint takes its driver down with it: it is told as failed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """What all trials of a study share. Fingerprints stand for data and weights in the key, so a moved folder does not change it."""
+
+    data: str
+    size: tuple[int, int]
+    trainer: str = "proxy"
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    fidelity: float = 1.0
+    seed: int = 0
+    weights: str | None = None
+    pretrained: bool = False
+    data_fingerprint: str | None = None
+    weights_digest: str | None = None
+
+    def trial(self, genotype: Genotype, settings: Mapping[str, Any], workdir: str | None = None) -> Trial:
+        """One network to train this way; searched settings win over fixed ones."""
+        return Trial(
+            genotype=genotype,
+            data=self.data,
+            size=self.size,
+            trainer=self.trainer,
+            settings={**self.settings, **settings},
+            fidelity=self.fidelity,
+            seed=self.seed,
+            weights=self.weights,
+            pretrained=self.pretrained,
+            workdir=workdir,
+        )
+
+    def key(self, genotype: Genotype, settings: Mapping[str, Any]) -> str:
+        """One name for what decides the outcome: equal keys are trained once."""
+        trial = self.trial(genotype, settings)
+        return replace(trial, data=self.data_fingerprint or self.data, weights=self.weights_digest or self.weights).key
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """A whole proposal as the journal keeps it."""
+
+    genotype: Mapping[str, Any]
+    settings: Mapping[str, Any]
+    cost: Mapping[str, float]
+    key: str
+    origin: str
+    id: str
+    short: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data; :meth:`from_dict` gives the candidate back."""
+        return {name: dict(v) if isinstance(v := getattr(self, name), Mapping) else v for name in self.__dataclass_fields__}
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any]) -> Self:
+        """The inverse of :meth:`to_dict`."""
+        return cls(**raw)
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A trial to run, under its number in the study. ``trial.workdir`` is the trial's folder; a worker takes its own attempt within."""
+
+    number: int
+    trial: Trial
+    attempt: int
+
+
+class Chooser:
+    """A space's questions answered by an Optuna trial."""
+
+    def __init__(self, trial: optuna.Trial) -> None:
+        self.trial = trial
+
+    def categorical(self, name: str, choices: Sequence[Any]) -> Any:
+        """One of the choices."""
+        return self.trial.suggest_categorical(name, choices)
+
+    def integer(self, name: str, low: int, high: int, step: int = 1, log: bool = False) -> int:
+        """A whole number, both ends included."""
+        return self.trial.suggest_int(name, low, high, step=step, log=log)
+
+    def real(self, name: str, low: float, high: float, log: bool = False) -> float:
+        """A real number."""
+        return self.trial.suggest_float(name, low, high, log=log)
+
+
+class Study:
+    """Proposes trials and takes their results. One driver at a time (:class:`nasseg.search.journal.DriverLock`).
+
+    ``trials`` counts trained ones, complete or failed; rejects and duplicates cost nothing and are not counted. Opening a study that was
+    interrupted requeues its running trials. Raises :class:`nasseg.errors.BudgetError` before anything is written if no genotype fits.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        space: Space,
+        budget: Budget,
+        cost: CostFunction,
+        recipe: Recipe,
+        trials: int,
+        objectives: Mapping[str, str] | None = None,
+        sampler: str = "tpe",
+        seed: int = 0,
+        listener: Listener | None = None,
+    ) -> None:
+        self.folder = Path(folder)
+        self.space = space
+        self.budget = budget
+        self.recipe = recipe
+        self.trials = trials
+        self.objectives = dict(objectives or space.objectives)
+        self.proposer = Proposer(space, budget, cost)
+        self.listener = listener
+        self.finished: str | None = None
+        self.running: dict[int, Candidate] = {}
+        self.completed = self.failed = self.rejected = self.duplicates = 0
+        self._front: list[tuple[int, tuple[float, ...], Candidate]] = []
+        self._known: dict[str, int] = {}
+        self._told: dict[int, tuple[tuple[float, ...] | None, str | None]] = {}
+        self._twins: dict[int, list[int]] = {}
+        self._requeue: deque[int] = deque()
+        self._want_fresh = False
+        self._streak = 0
+        self._limit = REJECTS_IN_A_ROW
+        self._stuck = 0
+
+        self.proposer.check_budget()
+        sampling = make_sampler(sampler, seed)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.storage, self.journal = open_storage(self.folder / "journal.log")
+        directions = [StudyDirection.MAXIMIZE if d == "max" else StudyDirection.MINIMIZE for d in self.objectives.values()]
+        existing = load_optuna(self.storage)
+        if existing is None:
+            self.optuna = optuna.create_study(storage=self.storage, study_name=view.STUDY_NAME, directions=directions, sampler=sampling)
+        else:
+            self.optuna = existing
+            if list(existing.directions) != directions:
+                found = ", ".join(d.name.lower() for d in existing.directions)
+                raise StudyError(f"{self.folder} was searched with other objectives ({found}) than {', '.join(self.objectives)}")
+            # A sampler that starts again with its old seed would draw again what it has drawn.
+            self.optuna.sampler = make_sampler(sampler, seed + len(self._frozen()))
+        self._study_id = self.storage.get_study_id_from_name(view.STUDY_NAME)
+        self._rng = random.Random(f"{seed}/{len(self._frozen())}")
+        self._load()
+        self._enqueue_presets()
+
+    # What a search asks.
+
+    @property
+    def trained(self) -> int:
+        """Trials that were trained, to their end or to their failure."""
+        return self.completed + self.failed
+
+    @property
+    def front(self) -> tuple[int, ...]:
+        """Numbers of the trials no other dominates."""
+        return tuple(number for number, _, _ in self._front)
+
+    def view(self) -> StudyView:
+        """The study as a reader sees it."""
+        trials = view_trials(self._frozen(), list(self.objectives.values()))
+        return StudyView(path=self.folder, trials=trials, objectives=self.objectives)
+
+    def view_of(self, number: int) -> TrialView:
+        """One trial as a reader sees it."""
+        seen = view_trial(self.storage.get_trial(self._id(number)))
+        if seen is None:
+            raise KeyError(number)
+        return replace(seen, on_front=number in self.front)
+
+    def propose(self) -> Proposal | None:
+        """The next trial to run: an interrupted one first, then queued presets, then what the sampler draws.
+
+        None when nothing is left to hand out: as many trials are trained or running as were asked for, or the space is used up
+        (``finished``
+        says which).
+        """
+        while True:
+            if self._requeue:
+                number = self._requeue.popleft()
+                proposal = self._judge(number, self.running[number])
+            elif self.trained + len(self.running) >= self.trials:
+                self._finish(f"{self.trials} trials were asked for")
+                return None
+            elif self.finished is not None or not self._stay_fresh():
+                return None
+            else:
+                proposal = self._ask()
+            if proposal is not None:
+                return proposal
+
+    def tell(self, number: int, result: Result) -> None:
+        """A trial's result. A failed run, a missing or unfinite objective is told as FAIL with the reason; a second telling is ignored."""
+        candidate = self.running.get(number)
+        if candidate is None:
+            return
+        self._attribute(number, view.RESULT, finite(result.to_dict()))
+        if result.status != Result.COMPLETE:
+            self.fail(number, result.reason or "the trainer gave no reason")
+            return
+        values: list[float] = []
+        for name in self.objectives:
+            value = result.metrics.get(name, candidate.cost.get(name))
+            if value is None:
+                known = ", ".join([*result.metrics, *candidate.cost])
+                self.fail(number, f"the trainer reported no {name} (there are {known})")
+                return
+            if not math.isfinite(value):
+                self.fail(number, f"{name} is {value}")
+                return
+            values.append(float(value))
+        self.optuna.tell(number, values, TrialState.COMPLETE)
+        self.running.pop(number)
+        self.completed += 1
+        self._told[number] = (tuple(values), None)
+        self._join_front(number, tuple(values), candidate)
+        self._emit(view.COMPLETE, number)
+        self._answer_twins(number)
+
+    def fail(self, number: int, reason: str, *, lost: bool = False) -> None:
+        """A trial that failed. ``lost``: for no fault of its own (its worker went away), so an equal candidate would be trained again."""
+        candidate = self.running.pop(number, None)
+        if candidate is None:
+            return
+        self._attribute(number, view.REASON, reason)
+        if lost:
+            self._attribute(number, view.LOST, True)
+            self._known.pop(candidate.key, None)
+        self.optuna.tell(number, state=TrialState.FAIL)
+        self.failed += 1
+        self._told[number] = (None, reason)
+        self._emit(view.FAILED, number)
+        self._answer_twins(number)
+
+    def close(self) -> None:
+        """Flush and close the journal; running trials stay running in it and are requeued by the next driver."""
+        self.journal.close()
+
+    # How a candidate comes about.
+
+    def _ask(self) -> Proposal | None:
+        trial = self.optuna.ask()
+        planned = trial.user_attrs.get(view.PLANNED)
+        try:
+            point = self.space.suggest(Chooser(trial))
+        except BaseException:
+            self._interrupted(trial.number)
+            raise
+        cost = self.proposer.values(point.genotype)
+        for name, excess in self.budget.excess(cost).items():
+            trial.set_constraint(name, excess)
+        candidate = self._candidate(point, planned["origin"] if planned else "sampler")
+        self._attribute(trial.number, view.CANDIDATE, candidate.to_dict())
+        self.running[trial.number] = candidate
+        return self._judge(trial.number, candidate)
+
+    def _judge(self, number: int, candidate: Candidate) -> Proposal | None:
+        """Hand a candidate out, or tell it at once: over budget, or trained already."""
+        violated = self.budget.violated(candidate.cost)
+        if violated is not None:
+            self._reject(number, violated)
+            return None
+        original = self._known.setdefault(candidate.key, number)
+        if original != number:
+            self._duplicate(number, candidate, original)
+            return None
+        self._streak, self._stuck = 0, 0
+        if candidate.origin == "sampler":
+            self._limit = REJECTS_IN_A_ROW
+        return self._hand_out(number, candidate)
+
+    def _hand_out(self, number: int, candidate: Candidate) -> Proposal | None:
+        frozen = self.storage.get_trial(self._id(number))
+        if view.RESULT in frozen.user_attrs:
+            # Killed between the result and its telling.
+            self.tell(number, Result.from_dict(unfinite(frozen.user_attrs[view.RESULT])))
+            return None
+        attempt = int(frozen.user_attrs.get(view.ATTEMPT, 0)) + 1
+        workdir = (self.folder / "work" / str(number)).absolute()
+        if attempt > STARTS and not any(workdir.glob("attempt-*/checkpoints/*")):
+            self.fail(number, f"started {STARTS} times and never reached a checkpoint", lost=True)
+            return None
+        self._attribute(number, view.ATTEMPT, attempt)
+        self.journal.flush()
+        self._emit("resumed" if attempt > 1 else view.RUNNING, number)
+        genotype = Genotype.from_dict(candidate.genotype)
+        return Proposal(number, self.recipe.trial(genotype, candidate.settings, str(workdir)), attempt)
+
+    def _reject(self, number: int, violated: str) -> None:
+        self.running.pop(number, None)
+        self._attribute(number, view.REASON, f"over budget: {violated}")
+        self.optuna.tell(number, state=TrialState.PRUNED)
+        self.rejected += 1
+        self._streak += 1
+        self._emit(view.REJECTED, number)
+
+    def _duplicate(self, number: int, candidate: Candidate, original: int) -> None:
+        """Answer from the trial that was trained; where that one still runs, wait for it (Optuna sees a running trial meanwhile)."""
+        self.running.pop(number, None)
+        self._attribute(number, view.DUPLICATE_OF, original)
+        self.duplicates += 1
+        self._want_fresh = True
+        if original in self._told:
+            self._answer(number, original)
+        else:
+            self._twins.setdefault(original, []).append(number)
+
+    def _answer(self, number: int, original: int) -> None:
+        values, reason = self._told[original]
+        if values is None:
+            self._attribute(number, view.REASON, f"as trial {original}: {reason}")
+            self.optuna.tell(number, state=TrialState.FAIL)
+        else:
+            self.optuna.tell(number, list(values), TrialState.COMPLETE)
+        self._emit(view.DUPLICATE, number)
+
+    def _answer_twins(self, original: int) -> None:
+        for number in self._twins.pop(original, []):
+            self._answer(number, original)
+
+    def _stay_fresh(self) -> bool:
+        """After a duplicate, or too many rejects in a row, queue a point that is new and fits. False where the space holds none."""
+        if not (self._want_fresh or self._streak >= self._limit):
+            return True
+        if self._want_fresh and self._queued():
+            self._want_fresh = False
+            return True
+        if self._streak >= self._limit:
+            self._limit = max(FEWEST_REJECTS, self._limit // 2)
+        self._want_fresh, self._streak = False, 0
+        self._stuck += 1
+        front = [self._point(candidate) for _, _, candidate in self._front]
+        found = self.proposer.fresh(front, self._unseen, self._rng) if self._stuck <= REJECTS_IN_A_ROW else None
+        parameters = None if found is None else self.space.encode(found[0])
+        if found is None or parameters is None:
+            self._finish(f"every genotype of the space {self.space.name} that fits the budget has been tried")
+            return False
+        self._enqueue(found[0], parameters, found[1])
+        return True
+
+    def _unseen(self, point: Point) -> bool:
+        return self.recipe.key(point.genotype, point.settings) not in self._known
+
+    def _queued(self) -> bool:
+        return bool(self.optuna.get_trials(deepcopy=False, states=(TrialState.WAITING,)))
+
+    def _enqueue(self, point: Point, parameters: Mapping[str, Any], origin: str) -> None:
+        planned = self._candidate(point, origin).to_dict()
+        self.optuna.enqueue_trial(dict(parameters), user_attrs={view.PLANNED: planned})
+
+    def _enqueue_presets(self) -> None:
+        """Queue the presets that fit, once a study; say why the others are left out."""
+        if "presets" in self.optuna.user_attrs:
+            return
+        there = {view_.origin for frozen in self._frozen() if (view_ := view_trial(frozen)) is not None}
+        plans = self.proposer.presets()
+        for plan in plans:
+            origin = f"preset:{plan.name}"
+            if plan.point is None:
+                self._note(f"preset {plan.name} is left out: {plan.reason}")
+            elif origin not in there:
+                parameters = self.space.encode(plan.point)
+                assert parameters is not None
+                self._enqueue(plan.point, parameters, origin)
+        self.optuna.set_user_attr("presets", {plan.name: plan.reason or "queued" for plan in plans})
+
+    def _candidate(self, point: Point, origin: str) -> Candidate:
+        genotype = point.genotype
+        return Candidate(
+            genotype=genotype.to_dict(),
+            settings=dict(point.settings),
+            cost=dict(self.proposer.values(genotype)),
+            key=self.recipe.key(genotype, point.settings),
+            origin=origin,
+            id=genotype.id,
+            short=genotype.short(),
+        )
+
+    def _point(self, candidate: Candidate) -> Point:
+        example = self.space.points(1, seed=0)[0]
+        return type(example)(Genotype.from_dict(candidate.genotype), dict(candidate.settings))
+
+    # What the journal says at the start.
+
+    def _load(self) -> None:
+        """Take up every trial of the journal: count what is told, requeue what runs, clear what was killed while being drawn."""
+        running: list[tuple[FrozenTrial, Candidate]] = []
+        for frozen in self._frozen():
+            raw = frozen.user_attrs.get(view.CANDIDATE)
+            if raw is None:
+                if frozen.state == TrialState.RUNNING:
+                    self._interrupted(frozen.number)
+                continue
+            candidate = Candidate.from_dict(raw)
+            if frozen.state == TrialState.RUNNING:
+                running.append((frozen, candidate))
+            elif frozen.state == TrialState.PRUNED:
+                self.rejected += 1
+            elif view.DUPLICATE_OF in frozen.user_attrs:
+                self.duplicates += 1
+            elif frozen.state == TrialState.COMPLETE:
+                values = tuple(frozen.values or ())
+                self.completed += 1
+                self._told[frozen.number] = (values, None)
+                self._known[candidate.key] = frozen.number
+                self._join_front(frozen.number, values, candidate)
+            else:
+                self.failed += 1
+                self._told[frozen.number] = (None, frozen.user_attrs.get(view.REASON))
+                if not frozen.user_attrs.get(view.LOST):
+                    self._known[candidate.key] = frozen.number
+        for frozen, candidate in running:
+            original = frozen.user_attrs.get(view.DUPLICATE_OF)
+            if original is None:
+                self._known.setdefault(candidate.key, frozen.number)
+                self.running[frozen.number] = candidate
+                self._requeue.append(frozen.number)
+            else:
+                self.duplicates += 1
+                if original in self._told:
+                    self._answer(frozen.number, original)
+                else:
+                    self._twins.setdefault(original, []).append(frozen.number)
+
+    def _interrupted(self, number: int) -> None:
+        self._attribute(number, view.REASON, "interrupted while being proposed; never trained")
+        self.optuna.tell(number, state=TrialState.FAIL)
+
+    # Small things.
+
+    def _frozen(self) -> list[FrozenTrial]:
+        return self.optuna.get_trials(deepcopy=False)
+
+    def _id(self, number: int) -> int:
+        return self.storage.get_trial_id_from_study_id_trial_number(self._study_id, number)
+
+    def _attribute(self, number: int, name: str, value: Any) -> None:
+        self.storage.set_trial_user_attr(self._id(number), name, value)
+
+    def _join_front(self, number: int, values: tuple[float, ...], candidate: Candidate) -> None:
+        members = [*self._front, (number, values, candidate)]
+        kept = pareto_front([v for _, v, _ in members], list(self.objectives.values()))
+        self._front = [members[i] for i in kept]
+
+    def _finish(self, reason: str) -> None:
+        if self.finished is None:
+            self.finished = reason
+            self._note(f"nothing more to propose: {reason}")
+
+    def _note(self, text: str) -> None:
+        if self.listener is not None:
+            self.listener(Event(kind="note", text=text))
+
+    def _emit(self, kind: str, number: int) -> None:
+        if self.listener is not None:
+            self.listener(Event(kind=kind, trial=self.view_of(number)))
+
+
+def finite(value: Any) -> Any:
+    """JSON has no NaN: unfinite numbers become text (``"nan"``), at any depth."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {k: finite(v) for k, v in value.items()}
+    return [finite(v) for v in value] if isinstance(value, (list, tuple)) else value
+
+
+def unfinite(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse of :func:`finite` for a result's metrics, where numbers are expected."""
+    out = dict(raw)
+    for name in ("metrics", "per_class"):
+        out[name] = {k: float(v) for k, v in raw.get(name, {}).items()}
+    return out

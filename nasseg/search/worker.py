@@ -1,0 +1,106 @@
+"""What runs one trial, wherever it runs: takes an attempt of its own, goes on from the newest checkpoint, never raises for a failed run.
+
+A trial's folder ``work/NUMBER`` holds one folder an attempt. Two processes never share one: after a kill an orphaned worker may still write
+for a second or two, and it writes into its own attempt.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import traceback
+import zipfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from nasseg.errors import NassegError
+from nasseg.files import canonical_json, digest, read_json_or_none, write_atomic
+from nasseg.search.study import finite, unfinite
+from nasseg.training.trainer import load_trainer
+from nasseg.training.trial import Report, Result, Trial
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A result, and the attempt that reached it."""
+
+    result: Result
+    attempt: int
+
+
+class Stopped(BaseException):  # not an error: the search is being stopped, the trial goes on later
+    """Raised out of a report to leave a running trainer at once."""
+
+
+def execute(trial: Trial, report: Report) -> Outcome:
+    """Run one trial to its end.
+
+    ``trial.workdir`` is the trial's folder. An attempt that had finished before its driver was killed is not run again: its result is read.
+    A trainer that raises gives a failed result with the reason; its traceback lies in ``traceback.txt`` of the attempt.
+    """
+    if trial.workdir is None:
+        return Outcome(attempt(trial, report, None), 1)
+    folder = Path(trial.workdir)
+    identity = identify(trial)
+    for number, earlier in attempts(folder, identity):
+        found = read_json_or_none(earlier / "result.json")
+        if found is not None:
+            return Outcome(Result.from_dict(unfinite(found)), number)
+    parent = newest_checkpoint(folder, identity)
+    number, own = claim(folder)
+    write_atomic(own / "trial.json", canonical_json({"identity": identity}))
+    claimed = replace(trial, workdir=str(own), parent=None if parent is None else str(parent))
+    result = attempt(claimed, report, own)
+    write_atomic(own / "result.json", json.dumps(finite(result.to_dict())))
+    return Outcome(result, number)
+
+
+def attempt(trial: Trial, report: Report, own: Path | None) -> Result:
+    """One attempt; whatever the trainer raises becomes a failed result."""
+    started = time.monotonic()
+    try:
+        return load_trainer(trial.trainer)(trial.settings).run(trial, report)
+    except NassegError as error:
+        reason = str(error)
+    except MemoryError:
+        reason = "out of memory"
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}".strip().splitlines()[0]
+        if own is not None:
+            write_atomic(own / "traceback.txt", traceback.format_exc())
+    return Result(status=Result.FAILED, reason=reason, seconds=time.monotonic() - started, settings=dict(trial.settings))
+
+
+def identify(trial: Trial) -> str:
+    """What a checkpoint must have been written for. Paths are left out: the study's configuration answers for data and weights."""
+    return digest({k: v for k, v in trial.to_dict().items() if k not in ("workdir", "parent", "data", "weights")}, 16)
+
+
+def claim(folder: Path) -> tuple[int, Path]:
+    """Make the next attempt's folder; no other process can have made it."""
+    number = 1 + max((int(path.name.partition("-")[2]) for path in folder.glob("attempt-*")), default=0)
+    while True:
+        own = folder / f"attempt-{number}"
+        try:
+            own.mkdir(parents=True)
+        except FileExistsError:
+            number += 1
+        else:
+            return number, own
+
+
+def attempts(folder: Path, identity: str) -> list[tuple[int, Path]]:
+    """Earlier attempts of this very trial, the newest first. A number that was used for another trial (lost in a power cut) is left out."""
+    found = [(int(path.name.partition("-")[2]), path) for path in folder.glob("attempt-*")]
+    return sorted(
+        ((k, path) for k, path in found if (read_json_or_none(path / "trial.json") or {}).get("identity") == identity), reverse=True
+    )
+
+
+def newest_checkpoint(folder: Path, identity: str) -> Path | None:
+    """The newest whole checkpoint of earlier attempts, by time of writing; None where there is none.
+
+    Checkpoints are ``.pt`` files, which are zip archives: one that was cut short has no directory at its end and is passed over.
+    """
+    found = [path for _, earlier in attempts(folder, identity) for path in earlier.glob("**/*.pt") if zipfile.is_zipfile(path)]
+    return max(found, key=lambda path: (path.stat().st_mtime_ns, str(path)), default=None)
