@@ -41,8 +41,8 @@ def cost(
 
     ``backbone`` replaces the genotype's. ``resize_logits`` adds the resize of the logits to the input size to the fvcore count.
 
-    Raises :class:`ConfigError` where neither names a backbone or a number is out of range, :class:`BackboneError` for a backbone that cannot
-    be built.
+    Raises :class:`ConfigError` where neither names a backbone or a number is out of range, :class:`BackboneError` for a backbone that
+    cannot be built.
     """
     whole = genotype if backbone is None else genotype.on(backbone)
     if whole.backbone is None:
