@@ -1,0 +1,195 @@
+"""Backbones by name: our own, and timm's.
+
+A name may carry arguments of the model behind a question mark: ``mobilenetv2_100?pad_type=same``. ``mean`` and ``std`` among them replace
+the statistics the model comes with, for weights trained with others: ``mobilenetv2_100?mean=0.5&pad_type=same&std=0.5``. The canonical
+name has them sorted.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any
+
+import timm
+import torch
+from torch import Tensor
+
+from nasseg.errors import BackboneError, WeightsError
+from nasseg.models.backbones.contract import Backbone, BackboneSpec
+from nasseg.models.backbones.mit import MIT_SHAPES, MiT
+from nasseg.models.backbones.mscan import MSCAN, MSCAN_SHAPES
+from nasseg.models.backbones.timm_adapter import TimmBackbone, plan_timm
+from nasseg.models.backbones.weights import load_weights
+
+BUILTIN: tuple[str, ...] = (*MIT_SHAPES, *MSCAN_SHAPES)
+"""Our own backbones."""
+
+_SUGGESTED = (
+    "mobilenetv2_100", "tf_efficientnet_lite0", "mobilenetv4_conv_small", "convnext_atto", "pvt_v2_b0", "repvit_m0_9", "resnet18",
+    "regnety_008", "efficientnet_b0", "convnext_tiny", "pvt_v2_b2", "resnet50", "swin_tiny_patch4_window7_224",
+)  # fmt: skip
+
+# Arguments that are ours to set, or that would break the contract.
+_RESERVED = frozenset(
+    (
+        *("in_chans", "num_classes", "features_only", "out_indices", "output_fmt", "output_stride", "feature_cls", "feature_cfg"),
+        *("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "pretrained_strict", "checkpoint_path", "cache_dir"),
+        *("drop_rate", "drop_path_rate", "scriptable", "exportable", "no_jit", "device", "dtype"),
+    )
+)
+
+
+def suggested() -> tuple[str, ...]:
+    """Names to start from: all of our own, and a few of timm's from small to large."""
+    return (*BUILTIN, *_SUGGESTED)
+
+
+def canonical_name(name: str) -> str:
+    """One spelling: no ``timm:`` before it, arguments sorted by name. Raises :class:`BackboneError` for a name that cannot be read."""
+    architecture, arguments = parse_name(name)
+    query = "&".join(f"{key}={_text(value)}" for key, value in sorted(arguments.items()))
+    return f"{architecture}?{query}" if query else architecture
+
+
+def parse_name(name: str) -> tuple[str, dict[str, Any]]:
+    """``mobilenetv2_100?pad_type=same`` → ``("mobilenetv2_100", {"pad_type": "same"})``.
+
+    Values are numbers, true and false, HxW, lists a,b,c, or words. Raises :class:`BackboneError`.
+    """
+    architecture, _, query = name.strip().removeprefix("timm:").partition("?")
+    arguments: dict[str, Any] = {}
+    for part in query.split("&") if query else ():
+        key, equals, value = part.partition("=")
+        if not (equals and key.isidentifier() and value):
+            raise BackboneError(f"{name}: arguments behind the question mark are written key=value and joined by &, not {part!r}")
+        if key in arguments:
+            raise BackboneError(f"{name}: {key} is given twice")
+        if key in _RESERVED:
+            raise BackboneError(f"{name}: {key} is not an argument of the name; nasseg sets it")
+        arguments[key] = _value(value)
+    return architecture, arguments
+
+
+def create_backbone(
+    name: str, *, pretrained: bool = False, weights: str | None = None, in_chans: int = 3, drop_path: float = 0.0
+) -> Backbone:
+    """Build a backbone by name, in training mode, on the current default device.
+
+    ``pretrained`` fetches timm's published weights, ``weights`` names a local file instead (read by
+    :func:`nasseg.models.backbones.weights.load_weights`). ``drop_path`` is the rate at the last block; a network without stochastic depth
+    (``BackboneSpec.supports_drop_path`` is False) takes only 0.
+    Raises :class:`BackboneError` for an unknown name, a network without the four strides, or a drop path it does not have;
+    :class:`WeightsError` for weights that are not to be had or belong to another model.
+    """
+    spec = describe_backbone(name, in_chans)
+    if pretrained and weights is not None:
+        raise WeightsError(f"{spec.name}: give either published weights (--pretrained) or a file (--weights {weights}), not both")
+    if not 0 <= drop_path < 1:
+        raise BackboneError(f"{spec.name}: drop path is a probability from 0 to below 1 (given {drop_path})")
+    if drop_path > 0 and not spec.supports_drop_path:
+        raise BackboneError(f"{spec.name} has no stochastic depth: drop_path must be 0 (given {drop_path})")
+    architecture, arguments = parse_name(name)
+    backbone: Backbone
+    if architecture in BUILTIN:
+        if pretrained:
+            raise WeightsError(
+                f"timm's hub has no weights for {architecture}: download a published checkpoint "
+                "(the authors', mmsegmentation's or Hugging Face's names are read) and give it with --weights PATH"
+            )
+        kind = MiT if architecture in MIT_SHAPES else MSCAN
+        backbone = kind(architecture, in_chans=in_chans, drop_path=drop_path)
+    else:
+        plan = plan_timm(canonical_name(name), architecture, _model_arguments(arguments), in_chans)
+        backbone = TimmBackbone(plan, drop_path=drop_path, pretrained=pretrained)
+    backbone.spec = spec
+    if weights is not None:
+        load_weights(backbone, weights, rivals=_rivals)
+    return backbone
+
+
+@lru_cache(maxsize=512)
+def describe_backbone(name: str, in_chans: int = 3) -> BackboneSpec:
+    """The contract's data of a backbone, from a build on the meta device: no weights are allocated. Raises :class:`BackboneError`."""
+    architecture, arguments = parse_name(name)
+    if in_chans < 1:
+        raise BackboneError(f"{name}: an image has at least one channel (given {in_chans})")
+    if architecture in BUILTIN:
+        spec = _own_spec(architecture, name, _model_arguments(arguments), in_chans)
+    elif timm.is_model(architecture):
+        try:
+            spec = plan_timm(canonical_name(name), architecture, _model_arguments(arguments), in_chans).spec
+        except BackboneError as error:
+            raise BackboneError(f"{error}; near it that is one: {_near(architecture, suggested())}") from error
+    else:
+        raise BackboneError(f"unknown backbone {name!r}; nearest: {_near(architecture, (*BUILTIN, *timm.list_models()))}")
+    return replace(
+        spec,
+        name=canonical_name(name),
+        mean=_statistics(name, "mean", arguments, spec.mean),
+        std=_statistics(name, "std", arguments, spec.std),
+    )
+
+
+def _own_spec(architecture: str, name: str, arguments: tuple[tuple[str, Any], ...], in_chans: int) -> BackboneSpec:
+    if arguments:
+        raise BackboneError(f"{name}: {architecture} takes no argument {arguments[0][0]!r}; mean and std are the only ones")
+    with torch.device("meta"):
+        kind = MiT if architecture in MIT_SHAPES else MSCAN
+        return kind(architecture, in_chans=in_chans).spec
+
+
+def _model_arguments(arguments: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
+    return tuple(sorted((key, value) for key, value in arguments.items() if key not in ("mean", "std")))
+
+
+def _statistics(name: str, key: str, arguments: Mapping[str, Any], default: tuple[float, ...]) -> tuple[float, ...]:
+    if key not in arguments:
+        return default
+    given = arguments[key] if isinstance(arguments[key], tuple) else (arguments[key],)
+    if len(given) not in (1, len(default)) or not all(isinstance(v, int | float) and not isinstance(v, bool) for v in given):
+        raise BackboneError(f"{name}: {key} is one number, or {len(default)} joined by commas")
+    if key == "std" and min(given) <= 0:
+        raise BackboneError(f"{name}: std must be above 0")
+    return tuple(float(v) for v in (given * len(default) if len(given) == 1 else given))
+
+
+def _rivals() -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """Names and tensors of the suggested backbones, as their files hold them: to say whose weights a file has."""
+    for name in suggested():
+        with torch.device("meta"):
+            if name in BUILTIN:
+                yield name, create_backbone(name).state_dict()
+            else:
+                yield name, timm.create_model(name).state_dict()
+
+
+def _near(name: str, options: tuple[str, ...]) -> str:
+    close = difflib.get_close_matches(name.lower(), options, n=1, cutoff=0.0)
+    return close[0]
+
+
+def _value(text: str) -> Any:
+    if text in ("true", "false"):
+        return text == "true"
+    if re.fullmatch(r"-?\d+", text):
+        return int(text)
+    if re.fullmatch(r"\d+x\d+", text):
+        return tuple(int(edge) for edge in text.split("x"))
+    if "," in text:
+        return tuple(_value(part) for part in text.split(","))
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple):
+        return ("x" if len(value) == 2 and all(type(v) is int for v in value) else ",").join(_text(v) for v in value)
+    return str(value)

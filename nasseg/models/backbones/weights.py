@@ -1,0 +1,142 @@
+"""Weights from a local file: read without unpickling anything but tensors, matched by name and shape, or refused as another model's."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from timm.models import adapt_input_conv
+from torch import Tensor
+
+from nasseg.errors import WeightsError
+from nasseg.files import read_json_or_none
+from nasseg.models.backbones.contract import Backbone
+
+PICKLED = (".pth", ".pt", ".bin", ".ckpt", ".tar")
+_INNER = ("state_dict_ema", "model_ema", "state_dict", "model")  # where training scripts put the tensors, averaged ones first
+_WRAPPERS = ("module.", "_orig_mod.")
+
+
+def read_weights(path: str | Path) -> dict[str, Tensor]:
+    """The tensors of a ``.safetensors`` file, or of a PyTorch checkpoint read with ``weights_only=True``.
+
+    A checkpoint's ``state_dict`` (or ``model``, averaged weights first) is taken; wrappers' prefixes are stripped; where the file holds a
+    whole segmentation network, only its ``backbone.`` remains. Raises :class:`WeightsError`.
+    """
+    file = Path(path)
+    if not file.exists():
+        raise WeightsError(f"{path}: no such weights file")
+    if file.is_dir():
+        inside = sorted(child.name for child in file.iterdir() if child.suffix in (".safetensors", *PICKLED))
+        hint = f", such as {inside[0]}" if inside else ""
+        raise WeightsError(f"{path}: is a folder; name a weights file in it{hint}")
+    if file.suffix == ".safetensors":
+        try:
+            tensors: Any = load_file(file)
+        except (SafetensorError, OSError) as error:
+            raise WeightsError(f"{path}: not readable as safetensors: {error}") from error
+    elif file.suffix in PICKLED:
+        try:
+            tensors = torch.load(file, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:
+            raise WeightsError(
+                f"{path}: holds more than tensors, and loading it could run foreign code; save its state_dict alone, best as safetensors"
+            ) from error
+        except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
+            raise WeightsError(f"{path}: not readable as a PyTorch checkpoint: {str(error).splitlines()[0]}") from error
+    else:
+        ending = file.suffix or "no ending"
+        raise WeightsError(f"{path}: weights are read from files that end in .safetensors, {', '.join(PICKLED)}, not in {ending}")
+    return _unwrapped(tensors, path)
+
+
+def load_weights(
+    backbone: Backbone, path: str | Path, rivals: Callable[[], Iterable[tuple[str, Mapping[str, Tensor]]]] | None = None
+) -> None:
+    """Put a file's tensors into ``backbone``: each of its tensors must be there, in its shape; only a classifier or head may be left over.
+
+    The first convolution is adapted to ``in_chans`` as timm does it: summed for one channel, repeated and rescaled otherwise. A counter of
+    batches seen (``num_batches_tracked``) may be missing. ``rivals`` gives other models' names and tensors, to say whose file it is.
+    Raises :class:`WeightsError` and leaves the backbone as it was.
+    """
+    tensors = read_weights(path)
+    offered, _ = backbone.rename(tensors)
+    wanted = backbone.state_dict()
+    for key in backbone.input_convs:
+        weight = offered.get(key)
+        if weight is not None and weight.shape != wanted[key].shape and weight.ndim == 4 and weight.shape[1] == 3:
+            offered[key] = adapt_input_conv(backbone.in_chans, weight.clone())
+    missing = [key for key in wanted if key not in offered and not key.endswith(".num_batches_tracked")]
+    unknown = [key for key in offered if key not in wanted]
+    reshaped = [key for key in wanted if key in offered and offered[key].shape != wanted[key].shape]
+    if missing or unknown or reshaped:
+        raise WeightsError(
+            _refusal(backbone.name, path, len(wanted), missing, unknown, reshaped, offered, wanted) + _owner(tensors, Path(path), rivals)
+        )
+    backbone.load_state_dict(offered, strict=False)
+
+
+def _unwrapped(tensors: Any, path: str | Path) -> dict[str, Tensor]:
+    for inner in _INNER:
+        if isinstance(tensors, Mapping) and isinstance(tensors.get(inner), Mapping):
+            tensors = tensors[inner]
+            break
+    found = {str(key): value for key, value in tensors.items() if isinstance(value, Tensor)} if isinstance(tensors, Mapping) else {}
+    if not found:
+        raise WeightsError(f"{path}: holds no named tensors")
+    for wrapper in (*_WRAPPERS, *_WRAPPERS):
+        if all(key.startswith(wrapper) for key in found):
+            found = {key.removeprefix(wrapper): value for key, value in found.items()}
+    inside = {key.removeprefix("backbone."): value for key, value in found.items() if key.startswith("backbone.")}
+    return inside or found
+
+
+def _refusal(
+    name: str,
+    path: str | Path,
+    count: int,
+    missing: list[str],
+    unknown: list[str],
+    reshaped: list[str],
+    offered: Mapping[str, Tensor],
+    wanted: Mapping[str, Tensor],
+) -> str:
+    parts = []
+    if missing:
+        parts.append(f"{len(missing)} of its {count} tensors are missing, such as {_few(missing)}")
+    if reshaped:
+        key = reshaped[0]
+        parts.append(
+            f"{len(reshaped)} have another shape, such as {key}: {_shape(offered[key])} in the file, {_shape(wanted[key])} in the model"
+        )
+    if unknown:
+        parts.append(f"{len(unknown)} tensors of the file mean nothing to it, such as {_few(unknown)}")
+    return f"{path}: weights of another model than {name}: {'; '.join(parts)}"
+
+
+def _owner(tensors: Mapping[str, Tensor], path: Path, rivals: Callable[[], Iterable[tuple[str, Mapping[str, Tensor]]]] | None) -> str:
+    """Whose file it is: as a manifest.json beside it says, else the model whose tensors are all, or nearly all, in the file."""
+    manifest = read_json_or_none(path.parent / "manifest.json") or {}
+    models = manifest.get("models")
+    for entry in models if isinstance(models, list) else ():
+        if isinstance(entry, dict) and entry.get("file") == path.name and isinstance(entry.get("timm_id"), str):
+            return f"; {path.parent / 'manifest.json'} says it is of {entry['timm_id']}"
+    best, share = "", 0.9
+    for name, state in rivals() if rivals is not None else ():
+        fits = sum(key in tensors and tensors[key].shape == value.shape for key, value in state.items()) / max(1, len(state))
+        if fits > share:
+            best, share = name, fits
+    return f"; it fits {best}" if best else ""
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(names[:3])
+
+
+def _shape(tensor: Tensor) -> str:
+    return "x".join(map(str, tensor.shape)) or "a single number"
