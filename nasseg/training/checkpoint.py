@@ -1,0 +1,99 @@
+"""Whole-state checkpoints of a run, and the weights file it leaves."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from nasseg.errors import StudyError, WeightsError
+from nasseg.files import write_atomic
+
+FORMAT = 1
+LAST = "last.pt"
+PREVIOUS = "previous.pt"
+WEIGHTS = "model.safetensors"
+
+log = logging.getLogger(__name__)
+
+
+def save_checkpoint(folder: Path, state: Mapping[str, Any]) -> Path:
+    """Write ``last.pt`` whole or not at all; the one before stays as ``previous.pt``.
+
+    One file holds everything, so no two parts of a state can come from different iterations. Killed at any moment, the folder holds at least
+    one whole checkpoint once one was written. Raises :class:`StudyError` where the folder cannot be written.
+    """
+    last = folder / LAST
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=folder, prefix=f".{LAST}.")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                torch.save({"format": FORMAT, **state}, file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(temporary, 0o644)
+            if last.exists():
+                os.replace(last, folder / PREVIOUS)
+            os.replace(temporary, last)
+        except BaseException:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(temporary)
+            raise
+    except OSError as error:
+        raise StudyError(f"{last}: the checkpoint cannot be written ({error.strerror})") from error
+    return last
+
+
+def checkpoint_files(place: str | os.PathLike[str]) -> list[Path]:
+    """The checkpoint files at ``place``, the newest first: a file and its predecessor, a ``checkpoints`` folder, or a run's folder."""
+    path = Path(place)
+    folder = path if path.is_dir() else path.parent
+    if path.is_dir() and (path / "checkpoints").is_dir():
+        folder = path / "checkpoints"
+    named = [path] if path.is_file() and path.name != LAST else []
+    return [file for file in (*named, folder / LAST, folder / PREVIOUS) if file.is_file()]
+
+
+def load_checkpoint(place: str | os.PathLike[str]) -> dict[str, Any]:
+    """The newest whole checkpoint at ``place`` (see :func:`checkpoint_files`), on the CPU.
+
+    A torn or damaged one is passed over with a warning in the log. Only tensors and plain values are read (``weights_only``), so a stranger's file runs no code.
+    Raises :class:`WeightsError` where none is left, or where it was written by a newer nasseg.
+    """
+    files = checkpoint_files(place)
+    if not files:
+        raise WeightsError(f"{place}: there is no checkpoint to go on from")
+    for file in files:
+        try:
+            state = torch.load(file, map_location="cpu", weights_only=True)
+            version = int(state["format"])
+        # torch raises many kinds for a damaged file: RuntimeError, UnpicklingError, EOFError, KeyError, OSError
+        except Exception as error:
+            log.warning(
+                "%s cannot be read and is passed over (%s)", file, str(error).splitlines()[0] if str(error) else type(error).__name__
+            )
+            continue
+        if version > FORMAT:
+            raise WeightsError(f"{file}: written by a newer nasseg (format {version}; this one reads {FORMAT})")
+        return dict(state)
+    raise WeightsError(f"{place}: no whole checkpoint is left; unreadable: {', '.join(file.name for file in files)}")
+
+
+def plain_weights(model: nn.Module) -> dict[str, Tensor]:
+    """A copy of the weights on the CPU, in plain memory order."""
+    return {name: value.detach().to("cpu", copy=True).contiguous() for name, value in model.state_dict().items()}
+
+
+def write_weights(path: Path, weights: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Path:
+    """``weights`` as safetensors, atomically."""
+    write_atomic(path, safetensors.torch.save(dict(weights), dict(metadata)))
+    return path

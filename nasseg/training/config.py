@@ -1,0 +1,193 @@
+"""What a recipe can be told: typed, bounded, described fields, and errors that name every wrong one at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args, get_origin
+
+import annotated_types
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic.fields import FieldInfo
+
+from nasseg.errors import ConfigError, Problem, nearest
+
+
+class TrainingConfig(BaseModel):
+    """Every knob of a training run.
+
+    A recipe's own ``Config`` is this class with other defaults (:meth:`with_defaults`) or a subclass with further fields. Numbers stay what
+    they are: a text is not read as a number, 1.5 is not cut to 1.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, validate_default=True)
+
+    OPERATIONAL: ClassVar[frozenset[str]] = frozenset(("device", "threads", "workers", "cache", "checkpoint_every"))
+    """Fields that say how a run is carried out and not what it computes: they may change when a run is resumed."""
+
+    iterations: int = Field(1000, ge=1, description="optimiser steps of one complete schedule (times the trial's fidelity)")
+    batch_size: int = Field(8, ge=1, description="images in one forward pass")
+    accumulation: int = Field(
+        1, ge=1, description="forward passes summed up in one iteration; an iteration sees batch_size × accumulation images"
+    )
+    lr: float = Field(1e-3, gt=0, description="peak learning rate of the decoder (AdamW)")
+    backbone_lr_scale: float = Field(0.1, ge=0, description="the backbone's learning rate is lr times this")
+    weight_decay: float = Field(
+        0.01, ge=0, description="decoupled weight decay, per unit of learning rate; never on norms, biases and other 1-d weights"
+    )
+    warmup: float = Field(0.05, ge=0, lt=1, description="share of the iterations over which the learning rate rises linearly to lr")
+    power: float = Field(0.9, ge=0, description="exponent of the polynomial fall to 0 that follows; 0 keeps the rate constant")
+    clip: float = Field(1.0, ge=0, description="largest L2 norm of the whole gradient; 0 for no limit")
+    loss: Literal["cross_entropy", "ohem", "cross_entropy_dice"] = Field(
+        "cross_entropy", description="cross_entropy; ohem: its hardest pixels only; cross_entropy_dice: the sum with the soft Dice loss"
+    )
+    class_weights: Literal["none", "sqrt_median_frequency"] = Field(
+        "none",
+        description="weights of the classes in the loss; sqrt_median_frequency: sqrt(clip(median frequency / frequency, 0.3, 5)) over train",
+    )
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of each pixel's target spread over all classes")
+    drop_path: float = Field(
+        0.0, ge=0, lt=1, description="probability with which a residual branch of backbone or decoder is skipped (stochastic depth)"
+    )
+    dropout: float = Field(0.0, ge=0, lt=1, description="probability with which a channel of the fused map is dropped")
+    freeze_backbone: bool = Field(
+        False, description="train the decoder only; the backbone keeps its weights and its normalisation statistics"
+    )
+    ema: float = Field(
+        0.0, ge=0, lt=1, description="decay per iteration of the moving average of the weights that is measured and kept; 0 for none"
+    )
+    amp: Literal["none", "bf16", "fp16"] = Field(
+        "none", description="precision of the forward pass; fp16 (with loss scaling) needs a CUDA device"
+    )
+    channels_last: bool = Field(True, description="keep images and maps in channels-last memory order, which is faster on most devices")
+    threads: int = Field(0, ge=0, description="CPU threads of one run; 0 leaves PyTorch's own number")
+    device: str = Field(
+        "auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto (a CUDA device where there is one), cpu, cuda or cuda:N"
+    )
+    workers: int = Field(0, ge=0, description="processes that load and augment images; 0 does it in the training process")
+    cache: bool = Field(False, description="keep the decoded images in memory")
+    crop: float = Field(
+        1.0, gt=0, le=1, description="sides of the training crop as a share of the trial's size, in whole multiples of 32 pixels"
+    )
+    scale_low: float = Field(0.5, gt=0, description="smallest random scale of a training image")
+    scale_high: float = Field(2.0, gt=0, description="largest random scale of a training image")
+    flip: float = Field(0.5, ge=0, le=1, description="probability of a horizontal flip")
+    color: float = Field(0.4, ge=0, lt=1, description="brightness, contrast and saturation each change by a random factor within 1 ± this")
+    val_every: int = Field(
+        0, ge=0, description="iterations between two validations; 0 validates at the end only; the end is always validated"
+    )
+    eval_batch_size: int = Field(8, ge=1, description="images in one forward pass of a validation")
+    masks: Literal["original", "resized"] = Field(
+        "original",
+        description="what a validation is measured on: masks in their own size (mmsegmentation's way), or resized to the evaluation size",
+    )
+    test: bool = Field(False, description="measure the split named test as well; otherwise it is never read")
+    keep: Literal["best", "last"] = Field(
+        "best", description="which validation's weights and numbers the run ends with; best is by mIoU on val"
+    )
+    checkpoint_every: int = Field(500, ge=0, description="iterations between two checkpoints; 0 writes one at the end only")
+
+    @classmethod
+    def parse(cls, settings: Mapping[str, Any], *, where: str = "trainer") -> Self:
+        """The configuration that has these settings; raises :class:`ConfigError` with every unknown and every illegal one."""
+        try:
+            made = cls.model_validate(dict(settings))
+        except ValidationError as error:
+            raise ConfigError([cls._problem(dict(detail), where) for detail in error.errors()]) from None
+        if made.scale_low > made.scale_high:
+            raise ConfigError(Problem(where, "scale_low", "must not be above scale_high", made.scale_low, made.scale_high))
+        return made
+
+    @classmethod
+    def with_defaults(cls, name: str, **defaults: Any) -> type[TrainingConfig]:
+        """This class with other defaults: same fields, same bounds, same descriptions."""
+        fields: dict[str, Any] = {}
+        for key, value in defaults.items():
+            info = cls.model_fields[key]
+            parts = (info.annotation, *info.metadata, Field(description=info.description))
+            fields[key] = (Annotated[parts], value)
+        made: type[TrainingConfig] = create_model(name, __base__=cls, __doc__=cls.__doc__, **fields)
+        made()
+        return made
+
+    @classmethod
+    def rows(cls) -> list[FieldRow]:
+        """The fields as a table."""
+        return [FieldRow(name, legal(info), info.default, info.description or "") for name, info in cls.model_fields.items()]
+
+    @classmethod
+    def _problem(cls, detail: dict[str, Any], where: str) -> Problem:
+        """One of pydantic's complaints in our words."""
+        key = str(detail["loc"][0])
+        if detail["type"] == "extra_forbidden":
+            return Problem(where, key, "no such setting", None, nearest(key, cls.model_fields))
+        info = cls.model_fields[key]
+        return Problem(where, key, f"must be {legal(info)}", detail["input"], _nearest_legal(info, detail["input"]))
+
+
+@dataclass(frozen=True, slots=True)
+class FieldRow:
+    """A field for people: its name, what it may be, its default, what it means."""
+
+    name: str
+    legal: str
+    default: Any
+    meaning: str
+
+
+def legal(info: FieldInfo) -> str:
+    """What a field may be, in words: ``a whole number from 1``, ``one of none, bf16, fp16``."""
+    if get_origin(info.annotation) is Literal:
+        return "one of " + ", ".join(str(option) for option in get_args(info.annotation))
+    if info.annotation is bool:
+        return "true or false"
+    if info.annotation is str:
+        return (info.description or "a text") if any(getattr(m, "pattern", None) for m in info.metadata) else "a text"
+    words = "a whole number" if info.annotation is int else "a number"
+    lower, upper, lower_in, upper_in = _bounds(info)
+    if lower is not None:
+        words += f" from {lower:g}" if lower_in else f" above {lower:g}"
+    if upper is not None:
+        words += f" to {upper:g}" if upper_in else f" and below {upper:g}"
+    return words
+
+
+def _bounds(info: FieldInfo) -> tuple[float | None, float | None, bool, bool]:
+    """(lower, upper, lower included, upper included)."""
+    lower: float | None = None
+    upper: float | None = None
+    lower_in = upper_in = True
+    for bound in info.metadata:
+        if isinstance(bound, annotated_types.Ge):
+            lower = float(bound.ge)  # type: ignore[arg-type]
+        elif isinstance(bound, annotated_types.Gt):
+            lower, lower_in = float(bound.gt), False  # type: ignore[arg-type]
+        elif isinstance(bound, annotated_types.Le):
+            upper = float(bound.le)  # type: ignore[arg-type]
+        elif isinstance(bound, annotated_types.Lt):
+            upper, upper_in = float(bound.lt), False  # type: ignore[arg-type]
+    return lower, upper, lower_in, upper_in
+
+
+def _nearest_legal(info: FieldInfo, given: Any) -> Any:
+    """The legal value closest to ``given``, or None where there is no such thing (an open bound, a word for a number)."""
+    if get_origin(info.annotation) is Literal:
+        return nearest(given, get_args(info.annotation))
+    if info.annotation not in (int, float):
+        return None
+    if isinstance(given, str):
+        try:
+            given = float(given)
+        except ValueError:
+            return info.default
+    if isinstance(given, bool) or not isinstance(given, (int, float)) or given != given or given in (float("inf"), float("-inf")):
+        return info.default
+    lower, upper, lower_in, upper_in = _bounds(info)
+    if (lower is not None and (given < lower or (given == lower and not lower_in))) or (
+        upper is not None and (given > upper or (given == upper and not upper_in))
+    ):
+        below = lower is not None and given <= lower
+        closed = lower_in if below else upper_in
+        bound = lower if below else upper
+        given = bound if closed and bound is not None else info.default
+    return round(given) if info.annotation is int else given

@@ -1,0 +1,216 @@
+"""One trial made concrete: its data, network, transforms and loop. The pieces a recipe is composed of."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from nasseg.data.dataset import DataSet
+from nasseg.data.layouts import open_data
+from nasseg.data.loader import train_batches
+from nasseg.data.transforms import TrainTransform
+from nasseg.errors import TrainingFailed, WeightsError
+from nasseg.models.segmenter import SegModel, build
+from nasseg.training.checkpoint import load_checkpoint
+from nasseg.training.config import TrainingConfig
+from nasseg.training.device import resolve_device, seed_everything
+from nasseg.training.environment import stamp
+from nasseg.training.evaluate import evaluate_splits
+from nasseg.training.loop import Loop, Outcome
+from nasseg.training.metrics import Metrics
+from nasseg.training.trial import Report, Result, Trial
+
+CROP_STEP = 32
+
+
+@dataclass(frozen=True)
+class Job:
+    """Made by :meth:`open`; ``iterations`` is the length of the whole schedule, fidelity included."""
+
+    trial: Trial
+    config: TrainingConfig
+    data: DataSet
+    model: SegModel
+    device: torch.device
+    iterations: int
+
+    @classmethod
+    def open(cls, trial: Trial, config: TrainingConfig) -> Self:
+        """Seed, read the data, build the network. Raises the :class:`NassegError` of whatever was given wrongly."""
+        device = resolve_device(config.device)
+        data = open_data(trial.data)
+        data.split("train"), data.split("val")
+        seed_everything(trial.seed)
+        model = build(
+            trial.genotype,
+            data.num_classes,
+            pretrained=trial.pretrained,
+            weights=trial.weights,
+            drop_path=config.drop_path,
+            dropout=config.dropout,
+        )
+        return cls(trial, config, data, model, device, max(1, round(config.iterations * trial.fidelity)))
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What decides the run's outcome: a checkpoint is gone on from only where all of it agrees. Paths and operational settings are left out."""
+        return {
+            "genotype": self.trial.genotype.id,
+            "data": self.data.fingerprint,
+            "classes": self.data.num_classes,
+            "size": list(self.trial.size),
+            "seed": self.trial.seed,
+            "trainer": self.trial.trainer,
+            "iterations": self.iterations,
+            "pretrained": self.trial.pretrained,
+            "settings": {k: v for k, v in self.config.model_dump().items() if k not in self.config.OPERATIONAL and k != "iterations"},
+        }
+
+    def batches(self, start: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Training batches from number ``start`` on."""
+        config = self.config
+        crop, zoom = crop_of(self.trial.size, config.crop)
+        transform = TrainTransform(
+            crop,
+            scale=(config.scale_low * zoom, config.scale_high * zoom),
+            flip=config.flip,
+            color=config.color,
+            mean=self.model.backbone.mean,
+            std=self.model.backbone.std,
+        )
+        return train_batches(
+            self.data.split("train"),
+            transform,
+            batch_size=config.batch_size,
+            iterations=self.iterations * config.accumulation,
+            start=start,
+            seed=self.trial.seed,
+            workers=config.workers,
+            cache=config.cache,
+            pin_memory=self.device.type == "cuda",
+        )
+
+    def validate(self, module: nn.Module) -> Metrics:
+        """Measure ``module`` on val and the other held-out splits."""
+        config = self.config
+        return evaluate_splits(
+            functools.partial(forward, module),
+            self.data,
+            test=config.test,
+            size=self.trial.size,
+            mean=self.model.backbone.mean,
+            std=self.model.backbone.std,
+            masks=config.masks,
+            batch_size=config.eval_batch_size,
+            workers=config.workers,
+            cache=config.cache,
+            device=self.device,
+            channels_last=config.channels_last,
+            weights="ema" if config.ema else "raw",
+        )
+
+    def train(self, loss: Callable[[Tensor, Tensor], Tensor], report: Report) -> Result:
+        """Run the loop, from ``trial.parent`` if there is one. What goes wrong while it runs becomes a failed Result with its reason."""
+        loop = Loop(
+            self.model,
+            config=self.config,
+            iterations=self.iterations,
+            batches=self.batches,
+            loss=loss,
+            validate=self.validate,
+            forward=forward,
+            device=self.device,
+            folder=None if self.trial.workdir is None else Path(self.trial.workdir),
+            identity=self.identity,
+        )
+        if self.trial.parent is not None:
+            start_from(loop, self.trial.parent)
+        try:
+            return self._complete(loop.run(report))
+        except TrainingFailed as error:
+            reason = str(error)
+        except (MemoryError, RuntimeError, ValueError) as error:
+            known = run_failure(error)
+            if known is None:
+                raise
+            H, W = self.trial.size
+            reason = f"{known} at iteration {loop.iteration + 1} (batch_size {self.config.batch_size} of {H}x{W})"
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+        return Result(
+            status=Result.FAILED,
+            reason=reason,
+            iterations=loop.iteration,
+            seconds=loop.spent,
+            settings=self.config.model_dump(),
+            environment=stamp(self.device),
+        )
+
+    def _complete(self, outcome: Outcome) -> Result:
+        metrics = outcome.metrics
+        return Result(
+            status=Result.COMPLETE,
+            metrics={} if metrics is None else dict(metrics.values),
+            protocol={} if metrics is None else {**metrics.protocol, "iteration": outcome.measured_at},
+            per_class={} if metrics is None else dict(metrics.per_class),
+            iterations=outcome.iterations,
+            seconds=outcome.seconds,
+            settings=self.config.model_dump(),
+            reason=f"stopped at iteration {outcome.iterations} of {self.iterations}" if outcome.stopped else None,
+            checkpoint=None if outcome.weights_file is None else str(outcome.weights_file),
+            environment=stamp(self.device),
+        )
+
+
+def forward(module: nn.Module, x_BCHW: Tensor) -> Tensor:
+    """Logits that cover exactly the field of view of ``x_BCHW``: at the network's stride where that divides the size, else at full size."""
+    stride = int(getattr(module, "stride", 1))
+    H, W = x_BCHW.shape[-2:]
+    logits: Tensor = module(x_BCHW) if H % stride == 0 and W % stride == 0 else module.predict(x_BCHW)  # type: ignore[operator]
+    return logits
+
+
+def crop_of(size: tuple[int, int], share: float) -> tuple[tuple[int, int], float]:
+    """The training crop of an evaluation size, and the factor by which the random scale must rise so that scale 1 still means the evaluation's scale."""
+    if share == 1:
+        return size, 1.0
+    H, W = (min(side, max(CROP_STEP, round(side * share / CROP_STEP) * CROP_STEP)) for side in size)
+    return (H, W), max(size[0] / H, size[1] / W)
+
+
+def start_from(loop: Loop, parent: str) -> None:
+    """Go on from a checkpoint: of the same run with its whole state, of the same network otherwise (another fidelity, say) with its weights alone.
+
+    Raises :class:`WeightsError` for an unreadable checkpoint and for one of another network, saying what differs.
+    """
+    state = load_checkpoint(parent)
+    there: Mapping[str, Any] = state["identity"]
+    differing = [key for key in loop.identity if there.get(key) != loop.identity[key]]
+    if not differing:
+        loop.restore(state)
+    elif not {"genotype", "classes"} & set(differing):
+        kept = state["kept"]
+        loop.model.load_state_dict(state["model"] if kept is None or kept["weights"] is None else kept["weights"])
+    else:
+        said = "; ".join(f"{key} {there.get(key)} there, {loop.identity[key]} here" for key in ("genotype", "classes") if key in differing)
+        raise WeightsError(f"{parent}: a checkpoint of another network: {said}")
+
+
+def run_failure(error: Exception) -> str | None:
+    """A reason, where an error says that the run could not be carried out here (memory, a lost worker) and not that code is wrong; else None."""
+    text = str(error)
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(
+        words in text for words in ("not enough memory", "out of memory", "can't allocate memory", "Cannot allocate memory")
+    ):
+        return "out of memory"
+    if "DataLoader worker" in text:
+        return "a process that loads images was lost"
+    if "Expected more than 1 value per channel" in text:
+        return "batch normalisation needs more than one value per channel; take a larger batch or size"
+    return None

@@ -1,0 +1,103 @@
+"""How well a segmentation fits: mIoU, mAcc and aAcc as mmsegmentation counts them, in percent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+from torchmetrics.classification import MulticlassConfusionMatrix
+
+from nasseg.errors import DataError
+
+IGNORE = 255
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metrics:
+    """Measured numbers and how they were measured.
+
+    ``values`` by name in percent: ``miou``, ``macc``, ``aacc``, and the same with ``_split`` behind for further splits. ``per_class`` maps class
+    name to IoU in percent; a class whose union is empty is absent.
+    """
+
+    values: Mapping[str, float]
+    per_class: Mapping[str, float] = field(default_factory=dict)
+    protocol: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def miou(self) -> float:
+        """Mean over classes of intersection / union, in percent."""
+        return self.values["miou"]
+
+    @property
+    def macc(self) -> float:
+        """Mean over classes of correct pixels / pixels of the class, in percent."""
+        return self.values["macc"]
+
+    @property
+    def aacc(self) -> float:
+        """Correct pixels / counted pixels, in percent."""
+        return self.values["aacc"]
+
+    def beside(self, split: str, other: Metrics) -> Metrics:
+        """These metrics with another split's numbers added under ``name_split``; the protocol lists it under ``also``."""
+        also = {**self.protocol.get("also", {}), split: other.protocol.get("images")}
+        values = {**self.values, **{f"{name}_{split}": value for name, value in other.values.items()}}
+        return replace(self, values=values, protocol={**self.protocol, "also": also})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data; :meth:`from_dict` gives it back."""
+        return {"values": dict(self.values), "per_class": dict(self.per_class), "protocol": dict(self.protocol)}
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any]) -> Self:
+        """The inverse of :meth:`to_dict`."""
+        return cls(**raw)
+
+
+class SegmentationMetrics:
+    """One confusion matrix over a whole split: K×K int64, whatever the split's size.
+
+    With I_c, P_c, T_c the pixels of class c that are right, predicted, true (over the split, 255 left out), U_c = P_c + T_c - I_c:
+    IoU_c = I_c / U_c, mIoU its mean over classes with U_c > 0 (a class predicted but absent counts as 0), mAcc the mean of I_c / T_c over
+    T_c > 0, aAcc = Σ I_c / Σ T_c: mmsegmentation's IoUMetric.
+    """
+
+    def __init__(self, num_classes: int, classes: Sequence[str] | None = None, device: torch.device | str = "cpu") -> None:
+        self.num_classes = num_classes
+        self.classes = tuple(classes) if classes is not None else tuple(str(c) for c in range(num_classes))
+        self.matrix = MulticlassConfusionMatrix(num_classes, ignore_index=IGNORE, validate_args=False).to(device)
+
+    def update(self, prediction: Tensor, target: Tensor) -> None:
+        """Add pixels: targets (…, H, W) of class numbers or 255; predictions of the same shape, or logits (B, K, H, W).
+
+        Raises :class:`DataError` for a target that is neither a class nor 255.
+        """
+        if prediction.ndim == target.ndim + 1:
+            prediction = prediction.argmax(1)
+        wrong = (target != IGNORE) & ((target >= self.num_classes) | (target < 0))
+        if bool(wrong.any()):
+            raise DataError(f"a mask holds label {int(target[wrong][0])}; labels go from 0 to {self.num_classes - 1}, and 255 is ignored")
+        if bool((target != IGNORE).any()):
+            self.matrix.update(prediction.reshape(-1), target.reshape(-1).long())
+
+    def compute(self) -> Metrics:
+        """The numbers so far; raises :class:`DataError` where no pixel was counted."""
+        matrix = self.matrix.confmat.double().cpu()
+        right, true, predicted = matrix.diag(), matrix.sum(1), matrix.sum(0)
+        if not float(true.sum()):
+            raise DataError("no pixel could be measured: every mask is 255 throughout")
+        union = true + predicted - right
+        iou = 100 * right / union
+        accuracy = 100 * right / true
+        return Metrics(
+            values={
+                "miou": float(iou[union > 0].mean()),
+                "macc": float(accuracy[true > 0].mean()),
+                "aacc": float(100 * right.sum() / true.sum()),
+            },
+            per_class={name: float(iou[c]) for c, name in enumerate(self.classes) if union[c] > 0},
+        )

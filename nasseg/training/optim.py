@@ -1,0 +1,57 @@
+"""AdamW with its parameter groups, and the learning-rate schedule."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from timm.optim import param_groups_weight_decay
+from torch import nn
+from torch.optim import AdamW, Optimizer
+
+
+def build_optimizer(model: nn.Module, *, lr: float, weight_decay: float, backbone_lr_scale: float) -> AdamW:
+    """AdamW over the weights that are trained.
+
+    Norms, biases and other 1-d weights do not decay, nor do weights a module lists in its ``no_weight_decay()`` (timm's convention). Weights
+    under ``model.backbone`` learn at ``lr × backbone_lr_scale``. Each group keeps its peak rate under ``peak_lr`` for :class:`Poly`.
+    """
+    exempt = {
+        f"{prefix}.{name}" if prefix else name
+        for prefix, module in model.named_modules()
+        if callable(listing := getattr(module, "no_weight_decay", None))
+        for name in listing()
+    }
+    backbone = getattr(model, "backbone", None)
+    in_backbone = {id(parameter) for parameter in backbone.parameters()} if isinstance(backbone, nn.Module) else set()
+    groups: list[dict[str, Any]] = []
+    for group in param_groups_weight_decay(model, weight_decay, no_weight_decay_list=exempt):
+        for scale, wanted in ((1.0, False), (backbone_lr_scale, True)):
+            parameters = [parameter for parameter in group["params"] if (id(parameter) in in_backbone) == wanted]
+            if parameters:
+                groups.append({"params": parameters, "weight_decay": group["weight_decay"], "lr": lr * scale, "peak_lr": lr * scale})
+    return AdamW(groups, lr=lr)
+
+
+class Poly:
+    """The share of the peak learning rate at iteration t = 0 … n-1: (t+1)/(w+1) for t < w, then (1 - (t-w)/(n-w))^power.
+
+    w = round(warmup·n). A function of t alone, so a resumed run cannot fall out of step and a checkpoint holds no schedule; mmsegmentation's LinearLR + PolyLR.
+    """
+
+    def __init__(self, iterations: int, *, warmup: float, power: float) -> None:
+        self.iterations = iterations
+        self.warmup = min(round(warmup * iterations), iterations - 1)
+        self.power = power
+
+    def factor(self, t: int) -> float:
+        """The share of the peak rate in iteration ``t``."""
+        if t < self.warmup:
+            return (t + 1) / (self.warmup + 1)
+        return float((1 - (t - self.warmup) / (self.iterations - self.warmup)) ** self.power)
+
+    def apply(self, optimizer: Optimizer, t: int) -> float:
+        """Set every group's rate for iteration ``t``; returns the decoder's (the largest)."""
+        factor = self.factor(t)
+        for group in optimizer.param_groups:
+            group["lr"] = group["peak_lr"] * factor
+        return float(max(group["lr"] for group in optimizer.param_groups))
