@@ -24,8 +24,9 @@ class BackboneSpec:
     """The contract as data, checked when it is made.
 
     ``channels`` are the widths of the four maps. ``mean`` and ``std`` hold one number per input channel, for images scaled to 0…1.
-    ``supports_drop_path`` says whether the network has stochastic depth. ``size`` is (height, width) where the network takes images of one
-    size only (its position tables have that size), else None: then any multiple of 32 will do.
+    ``supports_drop_path`` says whether the network has stochastic depth. ``multiple`` is what the input is padded to inside a network for
+    which multiples of 32 are not enough. ``size`` is (height, width) where the network takes images of one size only (its position tables
+    have that size), else None: then any multiple of 32 will do.
     Raises :class:`BackboneError` for anything but four stages at strides 4, 8, 16, 32.
     """
 
@@ -36,6 +37,7 @@ class BackboneSpec:
     strides: tuple[int, ...] = STRIDES
     in_chans: int = 3
     supports_drop_path: bool = True
+    multiple: int = 32
     size: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:

@@ -16,7 +16,6 @@ from typing import Any
 
 import timm
 import torch
-from torch import Tensor
 
 from nasseg.errors import BackboneError, WeightsError
 from nasseg.models.backbones.contract import Backbone, BackboneSpec
@@ -41,6 +40,9 @@ _RESERVED = frozenset(
         *("drop_rate", "drop_path_rate", "scriptable", "exportable", "no_jit", "device", "dtype"),
     )
 )
+
+
+PADDINGS = ("symmetric", "same", "valid")
 
 
 def suggested() -> tuple[str, ...]:
@@ -70,6 +72,8 @@ def parse_name(name: str) -> tuple[str, dict[str, Any]]:
             raise BackboneError(f"{name}: {key} is given twice")
         if key in _RESERVED:
             raise BackboneError(f"{name}: {key} is not an argument of the name; nasseg sets it")
+        if key == "pad_type" and value not in PADDINGS:  # timm takes any other word for symmetric
+            raise BackboneError(f"{name}: pad_type is one of {', '.join(PADDINGS)}")
         arguments[key] = _value(value)
     return architecture, arguments
 
@@ -123,6 +127,8 @@ def describe_backbone(name: str, in_chans: int = 3) -> BackboneSpec:
         try:
             spec = plan_timm(canonical_name(name), architecture, _model_arguments(arguments), in_chans).spec
         except BackboneError as error:
+            if arguments:  # it may be the arguments that do not fit
+                raise
             raise BackboneError(f"{error}; near it that is one: {_near(architecture, suggested())}") from error
     else:
         raise BackboneError(f"unknown backbone {name!r}; nearest: {_near(architecture, (*BUILTIN, *timm.list_models()))}")
@@ -157,19 +163,17 @@ def _statistics(name: str, key: str, arguments: Mapping[str, Any], default: tupl
     return tuple(float(v) for v in (given * len(default) if len(given) == 1 else given))
 
 
-def _rivals() -> Iterator[tuple[str, dict[str, Tensor]]]:
-    """Names and tensors of the suggested backbones, as their files hold them: to say whose weights a file has."""
+def _rivals() -> Iterator[Backbone]:
+    """The suggested backbones on the meta device: to say whose weights a file has."""
     for name in suggested():
         with torch.device("meta"):
-            if name in BUILTIN:
-                yield name, create_backbone(name).state_dict()
-            else:
-                yield name, timm.create_model(name).state_dict()
+            yield create_backbone(name)
 
 
 def _near(name: str, options: tuple[str, ...]) -> str:
-    close = difflib.get_close_matches(name.lower(), options, n=1, cutoff=0.0)
-    return close[0]
+    """The option closest in spelling; one that goes on where ``name`` stops comes first."""
+    longer = [option for option in options if option.startswith(name.lower())]
+    return difflib.get_close_matches(name.lower(), longer or options, n=1, cutoff=0.0)[0]
 
 
 def _value(text: str) -> Any:

@@ -9,14 +9,15 @@ from __future__ import annotations
 import logging
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
 import timm
 import torch
+import torch.nn.functional as F
 from timm.layers import DropPath, Format
 from torch import Tensor, nn
 
@@ -66,11 +67,18 @@ class TimmBackbone(Backbone):
         self.channels_last_out = getattr(self.body, "output_fmt", None) == Format.NHWC
 
     def maps(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Four maps, channels second, whatever the model's own order."""
-        first, second, third, fourth = self.body(x_BCHW)
+        """Four maps, channels second, whatever the model's own order.
+
+        A model whose windows need more than multiples of 32 sees the image with zeros at the right and bottom; the maps are cropped again.
+        """
+        height, width = x_BCHW.shape[2:]
+        below, right = -height % self.spec.multiple, -width % self.spec.multiple
+        out: list[Tensor] = self.body(F.pad(x_BCHW, (0, right, 0, below)) if below or right else x_BCHW)
         if self.channels_last_out:
-            return first.permute(0, 3, 1, 2), second.permute(0, 3, 1, 2), third.permute(0, 3, 1, 2), fourth.permute(0, 3, 1, 2)
-        return first, second, third, fourth
+            out = [x_BHWC.permute(0, 3, 1, 2) for x_BHWC in out]
+        if below or right:
+            out = [map_BCHW[:, :, : height // stride, : width // stride] for map_BCHW, stride in zip(out, STRIDES, strict=True)]
+        return out[0], out[1], out[2], out[3]
 
     def rename(self, tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], set[str]]:
         """Reads own names and timm's names of the whole classifier; failing that, what timm's converter for the family makes of them."""
@@ -129,6 +137,8 @@ def plan_timm(name: str, architecture: str, arguments: Arguments, in_chans: int)
         yields = ", ".join(map(str, sorted(last))) or "none"
         raise BackboneError(f"{name} yields maps at strides {yields}; a backbone needs 4, 8, 16 and 32")
     indices = tuple(last[stride] for stride in STRIDES)
+    dropping = _describe(name, architecture, {**kept, "drop_path_rate": 0.5}, in_chans, indices=indices, tolerant=True)
+    taken = dropping or _describe(name, architecture, kept, in_chans, indices=indices)
     spec = BackboneSpec(
         name=name,
         channels=tuple(info.info[index]["num_chs"] for index in indices),
@@ -136,9 +146,10 @@ def plan_timm(name: str, architecture: str, arguments: Arguments, in_chans: int)
         mean=channel_statistics(tuple(getattr(cfg, "mean", None) or IMAGENET_MEAN), in_chans),
         std=channel_statistics(tuple(getattr(cfg, "std", None) or IMAGENET_STD), in_chans),
         in_chans=in_chans,
-        supports_drop_path=_drops(name, architecture, kept, in_chans),
+        supports_drop_path=dropping is not None and any(isinstance(module, DropPath) for module in dropping.modules()),
         size=_only_size(cfg, given) if (fixed and not extra) or "img_size" in given else None,
     )
+    spec = replace(spec, multiple=_multiple(spec, taken))
     return TimmPlan(spec=spec, architecture=architecture, arguments=tuple(sorted(kept.items())), indices=indices)
 
 
@@ -147,11 +158,19 @@ def _only_size(cfg: Any, given: Mapping[str, Any]) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
 
 
-def _describe(name: str, architecture: str, arguments: Mapping[str, Any], in_chans: int, *, tolerant: bool) -> Any:
+def _describe(
+    name: str,
+    architecture: str,
+    arguments: Mapping[str, Any],
+    in_chans: int,
+    *,
+    indices: tuple[int, ...] | None = None,
+    tolerant: bool = False,
+) -> Any:
     """The feature extractor on the meta device; None where ``tolerant`` and the model does not know an argument."""
     try:
         with torch.device("meta"):
-            return _create(architecture, features_only=True, in_chans=in_chans, **arguments)
+            return _create(architecture, features_only=True, out_indices=indices, in_chans=in_chans, **arguments)
     except TypeError as error:
         if tolerant:
             return None
@@ -163,10 +182,32 @@ def _describe(name: str, architecture: str, arguments: Mapping[str, Any], in_cha
         raise BackboneError(f"{name} cannot be a backbone: timm says {_sentence(error)}") from error
 
 
-def _drops(name: str, architecture: str, arguments: Mapping[str, Any], in_chans: int) -> bool:
-    """Does the network have stochastic depth?"""
-    extractor = _describe(name, architecture, {**arguments, "drop_path_rate": 0.5}, in_chans, tolerant=True)
-    return extractor is not None and any(isinstance(module, DropPath) for module in extractor.modules())
+def _multiple(spec: BackboneSpec, extractor: Any) -> int:
+    """The smallest of 32, 64, 128, 256 at whose multiples the maps really have 1/4 … 1/32 of the image's size: a run on the meta device.
+
+    ``feature_info`` does not tell of unpadded convolutions and of windows that must divide a map.
+    """
+    reason = ""
+    extractor.eval()
+    for multiple in (32, 64, 128, 256) if spec.size is None else (32,):
+        height, width = spec.size or (2 * multiple, 3 * multiple)
+        try:
+            maps = extractor(torch.empty(2, spec.in_chans, height, width, device="meta"))
+        except Exception as error:  # a model's own assertions
+            reason = f"it takes no image of {height}x{width}: {_sentence(error)}"
+            continue
+        if getattr(extractor, "output_fmt", None) == Format.NHWC:
+            maps = [x_BHWC.permute(0, 3, 1, 2) for x_BHWC in maps]
+        got = [tuple(map_BCHW.shape[1:]) for map_BCHW in maps]
+        due = [(c, height // stride, width // stride) for c, stride in zip(spec.channels, STRIDES, strict=True)]
+        if got == due:
+            return multiple
+        reason = f"an image of {height}x{width} gives maps of {_sizes(got)}, where 4, 8, 16, 32 pixels each would give {_sizes(due)}"
+    raise BackboneError(f"{spec.name} cannot be a backbone: {reason}")
+
+
+def _sizes(shapes: Sequence[tuple[int, ...]]) -> str:
+    return ", ".join("x".join(map(str, shape)) for shape in shapes)
 
 
 def _fetch(plan: TimmPlan, drop_path: float) -> nn.Module:

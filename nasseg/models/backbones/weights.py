@@ -55,13 +55,11 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     return _unwrapped(tensors, path)
 
 
-def load_weights(
-    backbone: Backbone, path: str | Path, rivals: Callable[[], Iterable[tuple[str, Mapping[str, Tensor]]]] | None = None
-) -> None:
+def load_weights(backbone: Backbone, path: str | Path, rivals: Callable[[], Iterable[Backbone]] | None = None) -> None:
     """Put a file's tensors into ``backbone``: each of its tensors must be there, in its shape; only a classifier or head may be left over.
 
     The first convolution is adapted to ``in_chans`` as timm does it: summed for one channel, repeated and rescaled otherwise. A counter of
-    batches seen (``num_batches_tracked``) may be missing. ``rivals`` gives other models' names and tensors, to say whose file it is.
+    batches seen (``num_batches_tracked``) may be missing. ``rivals`` gives other backbones, to say whose file it is.
     Raises :class:`WeightsError` and leaves the backbone as it was.
     """
     tensors = read_weights(path)
@@ -119,19 +117,18 @@ def _refusal(
     return f"{path}: weights of another model than {name}: {'; '.join(parts)}"
 
 
-def _owner(tensors: Mapping[str, Tensor], path: Path, rivals: Callable[[], Iterable[tuple[str, Mapping[str, Tensor]]]] | None) -> str:
-    """Whose file it is: as a manifest.json beside it says, else the model whose tensors are all, or nearly all, in the file."""
+def _owner(tensors: Mapping[str, Tensor], path: Path, rivals: Callable[[], Iterable[Backbone]] | None) -> str:
+    """Whose file it is: as a manifest.json beside it says, else the backbone that finds all its tensors in the file."""
     manifest = read_json_or_none(path.parent / "manifest.json") or {}
     models = manifest.get("models")
     for entry in models if isinstance(models, list) else ():
         if isinstance(entry, dict) and entry.get("file") == path.name and isinstance(entry.get("timm_id"), str):
             return f"; {path.parent / 'manifest.json'} says it is of {entry['timm_id']}"
-    best, share = "", 0.9
-    for name, state in rivals() if rivals is not None else ():
-        fits = sum(key in tensors and tensors[key].shape == value.shape for key, value in state.items()) / max(1, len(state))
-        if fits > share:
-            best, share = name, fits
-    return f"; it fits {best}" if best else ""
+    for rival in rivals() if rivals is not None else ():
+        offered, _ = rival.rename(tensors)
+        if all(key in offered and offered[key].shape == value.shape for key, value in rival.named_parameters()):
+            return f"; it fits {rival.name}"
+    return ""
 
 
 def _few(names: list[str]) -> str:
