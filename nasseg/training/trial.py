@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, Protocol, Self
 
 from nasseg.files import canonical_json, digest
@@ -93,7 +93,7 @@ class Result:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON-able data; :meth:`from_dict` gives the result back."""
-        plain = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        plain = {each.name: getattr(self, each.name) for each in fields(self)}
         return {k: dict(v) if isinstance(v, Mapping) else v for k, v in plain.items()}
 
     @classmethod
