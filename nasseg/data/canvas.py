@@ -1,33 +1,36 @@
 """A camera, and a canvas it paints on from far to near: colour, label and depth of every sample point.
 
-Two by two sample points a pixel, so edges are blended in the image while each mask pixel takes one label. Only + − · ÷, square roots, comparisons and
-rounding are used, whose results IEEE 754 fixes: the same scene has the same bytes on every machine.
+Two by two sample points a pixel, so edges are blended in the image while each mask pixel takes one label. Only + − · ÷, square
+roots, comparisons and rounding are used, whose results IEEE 754 fixes: the same scene has the same bytes on every machine.
 
-Units: metres in the world (X right, Y up from the ground, Z ahead), image heights on the canvas (u right and v down from the vanishing point), so that
-u = f·X / Z and v = f·(h − Y) / Z with the focal length f and the camera's height h.
+Units: metres in the world (X right, Y up from the ground, Z ahead), image heights on the canvas (u right and v down from the
+vanishing point), so that u = f·X / Z and v = f·(h − Y) / Z with the focal length f and the camera's height h.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nasseg.data.images import IGNORE, UInt8
 
-Floats = NDArray[np.float32]
+Floats = NDArray[np.floating[Any]]  # always float32; the name is wider because numpy's types lose track of it
 Bools = NDArray[np.bool_]
 RGB = tuple[float, float, float]
 
 SUB = 2  # sample points a pixel, along each side
 FAR = 1e6  # depth of the sky in metres
+f32 = np.float32
 
 
 @dataclass(frozen=True, slots=True)
 class Camera:
-    """``horizon`` and ``centre``: the vanishing point, in image heights from the top and from the middle. ``roll``: how far v falls a unit of u."""
+    """``horizon`` and ``centre``: the vanishing point, in image heights from the top and from the middle. ``roll``: rise of v by u."""
 
     focal: float
     height: float
@@ -46,7 +49,7 @@ class Window:
 
 
 class Canvas:
-    """Sample points of an image of ``size`` (H, W) pixels: ``rgb`` (2H, 2W, 3) in 0…1, ``label`` and ``depth`` (2H, 2W)."""
+    """Sample points of an image of ``size`` (H, W) pixels: ``rgb`` (3, 2H, 2W) in 0…1, ``label`` and ``depth`` (2H, 2W)."""
 
     def __init__(self, size: tuple[int, int], camera: Camera) -> None:
         self.size = size
@@ -54,25 +57,31 @@ class Canvas:
         rows, columns = SUB * size[0], SUB * size[1]
         self.scale = float(rows)  # sample points an image height
         self.left = columns / 2 / self.scale + camera.centre
-        self.u = (np.arange(columns, dtype=np.float32) + np.float32(0.5)) / np.float32(self.scale) - np.float32(self.left)
-        y = (np.arange(rows, dtype=np.float32) + np.float32(0.5)) / np.float32(self.scale) - np.float32(camera.horizon)
-        self.v: Floats = y[:, None] - np.float32(camera.roll) * self.u[None, :]
-        self.rgb: Floats = np.zeros((rows, columns, 3), dtype=np.float32)
+        self.u: Floats = (np.arange(columns, dtype=f32) + f32(0.5)) / f32(self.scale) - f32(self.left)
+        y = (np.arange(rows, dtype=f32) + f32(0.5)) / f32(self.scale) - f32(camera.horizon)
+        self.v: Floats = y[:, None] - f32(camera.roll) * self.u[None, :]
+        self.rgb: Floats = np.zeros((3, rows, columns), dtype=f32)
         self.label: UInt8 = np.full((rows, columns), IGNORE, dtype=np.uint8)
-        self.depth: Floats = np.full((rows, columns), FAR, dtype=np.float32)
+        self.depth: Floats = np.full((rows, columns), FAR, dtype=f32)
+        self._lean = abs(camera.roll) * max(abs(float(self.u[0])), abs(float(self.u[-1])))
 
-    def all(self) -> Window:
-        """The whole canvas."""
-        return Window((slice(None), slice(None)), self.u[None, :], self.v)
+    def part(self, rows: slice, columns: slice = slice(None)) -> Window:
+        """The window of some rows and columns."""
+        return Window((rows, columns), self.u[None, columns], self.v[rows, columns])
 
     def below(self, v: float) -> Window:
         """All rows that reach below ``v``."""
-        lean = abs(self.camera.roll) * max(abs(float(self.u[0])), abs(float(self.u[-1])))
-        first = int(min(max((v + self.camera.horizon - lean) * self.scale, 0), self.v.shape[0]))
-        return Window((slice(first, None), slice(None)), self.u[None, :], self.v[first:])
+        return self.part(slice(self._row(v - self._lean), None))
+
+    def above(self, v: float) -> Window:
+        """All rows that reach above ``v``."""
+        return self.part(slice(0, min(self._row(v + self._lean) + 1, self.v.shape[0])))
+
+    def _row(self, v: float) -> int:
+        return int(min(max((v + self.camera.horizon) * self.scale, 0), self.v.shape[0]))
 
     def window(self, u0: float, u1: float, v0: float, v1: float) -> Window | None:
-        """The sample points of a rectangle, or None where it lies outside the canvas or between two of them."""
+        """The sample points of a rectangle, or None where it lies outside the canvas."""
         c0, c1 = (u0 + self.left) * self.scale, (u1 + self.left) * self.scale
         lean = (self.camera.roll * u0, self.camera.roll * u1)
         r0 = (v0 + self.camera.horizon + min(lean)) * self.scale
@@ -80,96 +89,107 @@ class Canvas:
         rows, columns = self.v.shape
         if not (c0 < columns and c1 > 0 and r0 < rows and r1 > 0):
             return None
-        where = (slice(int(max(r0, 0)), int(min(r1 + 1, rows))), slice(int(max(c0, 0)), int(min(c1 + 1, columns))))
-        return Window(where, self.u[None, where[1]], self.v[where])
+        return self.part(slice(int(max(r0, 0)), int(min(r1 + 1, rows))), slice(int(max(c0, 0)), int(min(c1 + 1, columns))))
 
     def around(self, x: float, z: float, half_width: float, low: float, high: float) -> tuple[Window, Floats, Floats] | None:
-        """The window of an upright rectangle at depth ``z``, with a = X − x (1, w) and b = Y (h, w) in metres; None where it is not seen."""
+        """The window of an upright rectangle at depth ``z``, with X − x (1, w) and Y (h, w) of its points; None where it is not seen."""
         f, h = self.camera.focal, self.camera.height
         seen = self.window(f * (x - half_width) / z, f * (x + half_width) / z, f * (h - high) / z, f * (h - low) / z)
         if seen is None:
             return None
-        step = np.float32(z / f)
-        return seen, seen.u * step - np.float32(x), np.float32(h) - seen.v * step
+        step = f32(z / f)
+        return seen, seen.u * step - f32(x), f32(h) - seen.v * step
 
     def beside(self, x: float, near: float, far: float, low: float, high: float) -> tuple[Window, Floats, Floats] | None:
-        """The window of an upright plane along the street at X = x, with Z (1, w) and Y (h, w) of its points; Z is 0 where the plane is not met."""
+        """The window of an upright plane along the street at X = x, with Z (1, w), 0 where the plane is not met, and Y (h, w)."""
         f, h = self.camera.focal, self.camera.height
         if x == 0:
             return None
         ends = sorted((f * x / near, f * x / far))
-        seen = self.window(ends[0], ends[1], f * min((h - high) / near, (h - high) / far), f * max((h - low) / near, (h - low) / far))
+        heights = [f * (h - y) / z for y in (low, high) for z in (near, far)]
+        seen = self.window(ends[0], ends[1], min(heights), max(heights))
         if seen is None:
             return None
-        z = np.float32(f * x) / np.where(seen.u * np.float32(x) > 0, seen.u, np.float32(1e-9))
-        z = np.where((z >= near) & (z <= far), z, np.float32(0))
-        return seen, z, np.float32(h) - seen.v * (z / np.float32(f))
+        z = f32(f * x) / np.where(seen.u * f32(x) > 0, seen.u, f32(1e-9))
+        z = np.where((z >= near) & (z <= far), z, f32(0))
+        return seen, z, f32(h) - seen.v * (z / f32(f))
 
     def paint(self, window: Window, where: Bools, colour: Floats | RGB) -> None:
-        """Cover the points of ``where`` with a colour, one or (h, w, 3)."""
-        tone = np.asarray(colour, dtype=np.float32)
-        rgb = self.rgb[window.where]
-        if tone.ndim == 1:
-            rgb[where] = tone
-        else:
-            np.copyto(rgb, tone, where=where[..., None])
+        """Cover the points of ``where`` with a colour, one or (3, h, w)."""
+        tone = np.asarray(colour, dtype=f32)
+        rgb = self.rgb[:, window.where[0], window.where[1]]
+        np.copyto(rgb, tone[:, None, None] if tone.ndim == 1 else tone, where=where)
 
     def mark(self, window: Window, where: Bools, label: int, depth: Floats | float) -> None:
         """Say what the points of ``where`` show, and how far away."""
-        self.label[window.where][where] = label
-        np.copyto(self.depth[window.where], np.float32(depth) if isinstance(depth, float) else depth, where=where)
+        np.copyto(self.label[window.where], np.uint8(label), where=where)
+        np.copyto(self.depth[window.where], f32(depth) if isinstance(depth, float) else depth, where=where)
 
     def shade(self, window: Window, where: Bools, factor: float) -> None:
         """Darken (or lighten) what is there."""
-        rgb = self.rgb[window.where]
-        np.multiply(rgb, np.float32(factor), out=rgb, where=where[..., None])
+        rgb = self.rgb[:, window.where[0], window.where[1]]
+        np.multiply(rgb, f32(factor), out=rgb, where=where)
 
     def picture(self) -> Floats:
-        """Colours averaged to pixels, (H, W, 3)."""
+        """Colours averaged to pixels, (3, H, W)."""
         c = self.rgb
-        out: Floats = (c[0::2, 0::2] + c[0::2, 1::2] + c[1::2, 0::2] + c[1::2, 1::2]) * np.float32(0.25)
+        rows = c[:, 0::2] + c[:, 1::2]
+        out: Floats = (rows[..., 0::2] + rows[..., 1::2]) * f32(0.25)
         return out
 
     def mask(self, thin: Sequence[int]) -> UInt8:
-        """Labels by majority of a pixel's points. Two against two: the label in ``thin`` wins, else the pixel is ignored; so is one of four labels."""
+        """A pixel's label by majority of its four points; two against two: a label of ``thin`` wins, else, as with four labels, 255."""
         c = self.label
-        four = np.sort(np.stack([c[0::2, 0::2], c[0::2, 1::2], c[1::2, 0::2], c[1::2, 1::2]]), axis=0)
-        first, second, third, fourth = four
-        out = second.copy()  # second == third: at least two in the middle
-        low, high = first == second, third == fourth
-        undecided = second != third
-        np.copyto(out, fourth, where=undecided & high & ~low)
+        p, q, r, s = c[0::2, 0::2], c[0::2, 1::2], c[1::2, 0::2], c[1::2, 1::2]
+        # sort the four by a network of five exchanges
+        p, q, r, s = np.minimum(p, q), np.maximum(p, q), np.minimum(r, s), np.maximum(r, s)
+        p, r, q, s = np.minimum(p, r), np.maximum(p, r), np.minimum(q, s), np.maximum(q, s)
+        q, r = np.minimum(q, r), np.maximum(q, r)
+        out = q.copy()  # right wherever q == r: two or more in the middle
+        low, high, open_ = p == q, r == s, q != r
+        np.copyto(out, s, where=open_ & high & ~low)
+        np.copyto(out, np.uint8(IGNORE), where=open_ & (low == high))
         is_thin = np.zeros(256, dtype=np.bool_)
         is_thin[list(thin)] = True
-        tie = undecided & low & high
-        np.copyto(out, np.uint8(IGNORE), where=undecided & (low == high))
-        np.copyto(out, first, where=tie & is_thin[first])
-        np.copyto(out, fourth, where=tie & is_thin[fourth])
+        tie = open_ & low & high
+        np.copyto(out, p, where=tie & is_thin[p])
+        np.copyto(out, s, where=tie & is_thin[s])
         return out
 
 
 class Noise:
-    """Smooth noise in 0…1 over the plane: bilinear between random numbers on a grid of unit cells, repeated every 64."""
+    """Smooth noise in 0…1 over the plane, changing over a unit's length, repeated every 64. A table looked up at an offset of one's own."""
 
-    def __init__(self, random: np.random.Generator) -> None:
-        self.table: Floats = random.random((64, 64), dtype=np.float32)
-        self.flat: Floats = self.table.ravel()
+    def __init__(self, right: float, up: float) -> None:
+        self.right, self.up = f32(64 + right), f32(64 + up)
+
+    def __call__(self, x: Floats, y: Floats) -> Floats:
+        column = ((x + self.right) * f32(_FINE)).astype(np.int32) & (_SIDE - 1)
+        row = ((y + self.up) * f32(_FINE)).astype(np.int32) & (_SIDE - 1)
+        out: Floats = _smooth_table().take((row * _SIDE) + column)
+        return out
 
     def cells(self, x: Floats, y: Floats) -> Floats:
         """One number a unit cell, not smoothed."""
-        out: Floats = self.flat[(_whole(y) & 63) * 64 + (_whole(x) & 63)]
-        return out
-
-    def __call__(self, x: Floats, y: Floats) -> Floats:
-        x, y = np.broadcast_arrays(x, y)
-        i, j = _whole(x), _whole(y)
-        s, t = x - i.astype(np.float32), y - j.astype(np.float32)
-        i0, i1, j0, j1 = i & 63, (i + 1) & 63, (j & 63) * 64, ((j + 1) & 63) * 64
-        top = self.flat[j0 + i0] * (1 - s) + self.flat[j0 + i1] * s
-        bottom = self.flat[j1 + i0] * (1 - s) + self.flat[j1 + i1] * s
-        out: Floats = top * (1 - t) + bottom * t
+        out: Floats = _rough_table().take((y.astype(np.int32) & 63) * 64 + (x.astype(np.int32) & 63))
         return out
 
 
-def _whole(x: Floats) -> NDArray[np.int32]:
-    return np.floor(np.clip(x, np.float32(-1e6), np.float32(1e6))).astype(np.int32)
+_FINE = 8  # table entries a unit
+_SIDE = 64 * _FINE
+
+
+@lru_cache(maxsize=1)
+def _rough_table() -> Floats:
+    return np.random.default_rng(20240229).random(64 * 64, dtype=f32)
+
+
+@lru_cache(maxsize=1)
+def _smooth_table() -> Floats:
+    """Bilinear between the rough table's numbers, its ends joined."""
+    rough = _rough_table().reshape(64, 64)
+    at = np.arange(_SIDE) // _FINE
+    share = ((np.arange(_SIDE) % _FINE).astype(f32) + f32(0.5)) / f32(_FINE)
+    rows = rough[at] * (1 - share)[:, None] + rough[(at + 1) % 64] * share[:, None]
+    both: Floats = rows[:, at] * (1 - share) + rows[:, (at + 1) % 64] * share
+    return both.ravel()

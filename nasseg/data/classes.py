@@ -63,8 +63,10 @@ def numbered(count: int, origin: str) -> Classes:
 
 
 def read_classes(file: Path) -> Classes:
-    """``{"name": …, "classes": [{"id": 0, "name": "sky", "colour": [r, g, b]}, …]}``; ``id`` and ``colour`` may be left out, a bare name stands for itself,
-    and the list alone will do. Raises DataError."""
+    """``{"name": …, "classes": [{"id": 0, "name": "sky", "colour": [r, g, b]}, …]}``.
+
+    ``id`` and ``colour`` may be left out, a bare name stands for itself, and the list alone will do. Raises DataError.
+    """
     try:
         raw = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -97,7 +99,7 @@ def _colour(given: Any, file: Path, name: str) -> Colour:
 
 
 def highest_label(pairs: Sequence[Pair], relabel: tuple[int, ...] | None) -> int:
-    """The largest label of all masks but 255, −1 if there is none. Every mask is read once; the answer is cached until one of them changes."""
+    """The largest label of all masks but 255, −1 if there is none. Every mask is read; the answer is cached until one changes."""
     key = digest([[str(pair.mask), pair.stamp[1], pair.stamp[3]] for pair in pairs] + [relabel], 32)
     file = cache_dir() / "labels" / f"{key}.json"
     known = read_json_or_none(file)

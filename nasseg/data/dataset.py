@@ -77,7 +77,7 @@ class Pair:
 
 
 class FileSplit(Split):
-    """Image and mask files. Each access opens, checks and closes the two files, and raises DataError naming the file and the rule it breaks."""
+    """Image and mask files. Each access opens, checks and closes both, and raises DataError naming the file and the rule it breaks."""
 
     def __init__(self, name: str, pairs: Sequence[Pair], num_classes: int, relabel: tuple[int, ...] | None = None) -> None:
         self.name = name
@@ -111,8 +111,9 @@ class FileSplit(Split):
 class DataSet:
     """Classes and splits. Made by :func:`nasseg.data.layouts.open_data`.
 
-    ``spec`` is the canonical string that opens it again. ``fingerprint`` (12 hex digits) follows the content, not the place: class names, relabelling, and of
-    every split the ids and file sizes; the same set in another folder has the same fingerprint. ``classes_from`` says where the classes are known from.
+    ``spec`` is the canonical string that opens it again. ``fingerprint`` (12 hex digits) follows the content, not the place: class
+    names, relabelling, and of every split the ids and file sizes; a copy in another folder has the same. ``classes_from`` says where
+    the classes are known from.
     """
 
     ignore_index: ClassVar[int] = IGNORE

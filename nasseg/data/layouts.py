@@ -8,7 +8,8 @@ mmsegmentation          ``img_dir/train``           ``ann_dir/train``
 images and masks        ``images/train``            ``masks/train``
 ======================  ==========================  =======================
 
-and the same for ``val`` and, where there are masks, ``test``. An image and its mask have the same name up to the suffix; subfolders are part of the name.
+and the same for ``val`` and, where there are masks, ``test``. An image and its mask have the same name up to the suffix; subfolders are
+part of the name.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Batches. Training batch k is a function of (split, transform, batch size, seed, k): workers, caches and resumes do not change it.
 
-Order: the samples' stream is one shuffled pass over the split after another, each permutation drawn from (seed, pass); batch k holds the stream's positions
-k·B … k·B + B − 1, so every image is seen once a pass and a batch may reach from one pass into the next. The augmentation of a position is drawn from
-(seed, position).
+Order: the samples' stream is one shuffled pass over the split after another, each permutation drawn from (seed, pass); batch k holds
+the stream's positions k·B … k·B + B − 1, so every image is seen once a pass and a batch may reach from one pass into the next. The
+augmentation of a position is drawn from (seed, position).
 """
 
 from __future__ import annotations
@@ -62,9 +62,9 @@ _MOST_KEPT = 4  # train, val, holdout, test of one data set
 
 
 def cached(split: Split) -> CachedSplit:
-    """The split with its samples kept in memory, the same object for equal content: trials that follow each other in one process decode once.
+    """The split with its samples kept in memory, one object for equal content: trials one after another in a process decode once.
 
-    The four splits used last stay in memory.
+    The four splits used last stay in memory; :func:`forget_cached` lets go of them.
     """
     if isinstance(split, CachedSplit):
         return split
@@ -145,8 +145,9 @@ def train_batches(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Batches ``start`` … ``iterations − 1``: x float32 (B, 3, H, W), y int64 (B, H, W).
 
-    ``workers`` processes decode and transform (0: this one; never more than this process has cores, which changes no batch). ``cache`` keeps the decoded
-    images in memory. Raises ConfigError for numbers out of range, DataError for what the split cannot read, also out of a worker.
+    ``workers`` processes decode and transform (0: this one; never more than this process has cores, which changes no batch). ``cache``
+    keeps the decoded images in memory (:func:`cached`). Raises ConfigError for numbers out of range, DataError for what the split
+    cannot read, also out of a worker.
     """
     problems = _problems(split, batch_size, workers) + [
         Problem("loader", name, "a whole number from 0 up", given, 0)
@@ -214,7 +215,7 @@ def _collate_eval(items: list[tuple[Tensor, UInt8, str] | DataError]) -> EvalBat
 
 
 def _options(workers: int, pin_memory: bool, seed: int) -> dict[str, Any]:
-    """A generator of our own: DataLoader would else draw the workers' seeds from torch's global one, and a resumed run would part from a straight one."""
+    """With a generator of our own: DataLoader would draw workers' seeds from torch's global one, and a resumed run would differ."""
     state = int(np.random.SeedSequence([seed, _WORKERS]).generate_state(1)[0])
     return {
         "num_workers": min(workers, usable_cores()),

@@ -1,4 +1,4 @@
-"""The string behind ``--data``: ``synthetic:streets?size=96x128``, ``camvid:PATH?holdout=0006R0_*``, ``PATH``. Parsed, checked, and spelled one way."""
+"""The string behind ``--data``: ``synthetic:streets?size=96x128``, ``camvid:PATH?holdout=0006R0_*``, ``PATH``; parsed, spelled one way."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def _kind(given: str) -> tuple[str, str]:
 
 
 def _cut(text: str) -> tuple[str, str]:
-    """Place and query. The place ends at the first ``?`` that makes it an existing folder, else at the first: globs may hold a ``?`` too."""
+    """Place and query. The place ends at the first ``?`` that makes it an existing folder, else at the first: globs hold ``?`` too."""
     marks = [index for index, letter in enumerate(text) if letter == "?"]
     for mark in marks:
         if Path(text[:mark]).expanduser().is_dir():

@@ -3,85 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from enum import IntEnum
-from typing import TypeVar
 
 import numpy as np
 
-from nasseg.data.canvas import RGB, Bools, Canvas, Floats, Noise, Window
-
-T = TypeVar("T")
-
-
-class Label(IntEnum):
-    """The classes of ``synthetic:streets``."""
-
-    ROAD = 0
-    PAVEMENT = 1
-    MARKING = 2
-    BUILDING = 3
-    FENCE = 4
-    POLE = 5
-    SIGN = 6
-    VEGETATION = 7
-    SKY = 8
-    PERSON = 9
-    CAR = 10
-
-
-class Dice:
-    """Draws with plain arithmetic: ``Generator.uniform`` may round differently from one machine to another."""
-
-    def __init__(self, random: np.random.Generator) -> None:
-        self.random = random
-
-    def between(self, low: float, high: float) -> float:
-        return low + (high - low) * float(self.random.random())
-
-    def chance(self, probability: float) -> bool:
-        return float(self.random.random()) < probability
-
-    def pick(self, options: Sequence[T]) -> T:
-        return options[int(self.random.integers(len(options)))]
-
-    def grey(self, low: float, high: float, tint: float = 0.03) -> RGB:
-        """A grey with a slight tint."""
-        level = self.between(low, high)
-        return (level + self.between(-tint, tint), level + self.between(-tint, tint) / 2, level + self.between(-tint, tint))
-
-    def near(self, colour: RGB, spread: float) -> RGB:
-        """A colour not far from the one given."""
-        level = self.between(1 - spread, 1 + spread)
-        red, green, blue = (max(0.0, part * level + self.between(-spread, spread) / 6) for part in colour)
-        return (red, green, blue)
-
-
-@dataclass(frozen=True, slots=True)
-class Light:
-    """``sun_side``: −1 the sun stands on the left, 1 on the right, 0 covered. Factors on colours in the sun and in the shade; ``glass`` is what windows mirror."""
-
-    sun_side: int
-    lit: float
-    shaded: float
-    glass: RGB
-
-    def on_side(self, facing: int) -> float:
-        """Factor on an upright plane that faces left (−1) or right (1)."""
-        if self.sun_side == 0:
-            return 0.92
-        return self.lit if facing == self.sun_side else self.shaded
-
-
-def scaled(colour: RGB, factor: float) -> RGB:
-    """The colour, brighter or darker."""
-    return (colour[0] * factor, colour[1] * factor, colour[2] * factor)
-
-
-def tinted(tone: Floats, colour: RGB) -> Floats:
-    """(h, w) brightness times a colour: (h, w, 3)."""
-    out: Floats = tone[..., None] * np.asarray(colour, dtype=np.float32)
-    return out
+from nasseg.data.canvas import RGB, Bools, Canvas, Floats, Window, f32
+from nasseg.data.street_plan import Dice, Label, Light, Street, scaled, tinted
 
 
 def ground_shadow(canvas: Canvas, x: float, z: float, half_width: float, half_length: float, factor: float) -> None:
@@ -92,13 +18,13 @@ def ground_shadow(canvas: Canvas, x: float, z: float, half_width: float, half_le
     seen = canvas.window(min(edges), max(edges), f * h / far, f * h / near)
     if seen is None:
         return
-    v = np.maximum(seen.v, np.float32(1e-4))
-    a = (seen.u * (np.float32(h) / v) - np.float32(x)) / np.float32(half_width)
-    b = (np.float32(f * h) / v - np.float32(z)) / np.float32(half_length)
+    v = np.maximum(seen.v, f32(1e-4))
+    a = (seen.u * (f32(h) / v) - f32(x)) / f32(half_width)
+    b = (f32(f * h) / v - f32(z)) / f32(half_length)
     canvas.shade(seen, (a * a + b * b < 1) & (seen.v > 0), factor)
 
 
-def paint_tree(canvas: Canvas, dice: Dice, noise: Noise, light: Light, x: float, z: float, colour: RGB) -> None:
+def paint_tree(canvas: Canvas, dice: Dice, street: Street, x: float, z: float, colour: RGB) -> None:
     """A trunk and a crown of a few balls with a ragged edge; holes show what is behind, but belong to the tree."""
     height = dice.between(3.5, 10.0)
     radius = dice.between(0.22, 0.4) * height
@@ -119,12 +45,12 @@ def paint_tree(canvas: Canvas, dice: Dice, noise: Noise, light: Light, x: float,
         return
     window, a, b = seen
     trunk = (np.abs(a) < trunk_radius) & (b > 0) & (b < height - radius)
-    canvas.paint(window, trunk, scaled(bark, light.on_side(0)))
+    canvas.paint(window, trunk, scaled(bark, street.light.on(0)))
     canvas.mark(window, trunk, Label.VEGETATION, z)
-    _foliage(canvas, window, a, b, balls, noise, offset, light, colour, z)
+    _foliage(canvas, street, window, a, b, balls, offset, colour, z)
 
 
-def paint_bush(canvas: Canvas, dice: Dice, noise: Noise, light: Light, x: float, z: float, colour: RGB) -> None:
+def paint_bush(canvas: Canvas, dice: Dice, street: Street, x: float, z: float, colour: RGB) -> None:
     """A low, wide plant."""
     width, height = dice.between(0.6, 2.0), dice.between(0.6, 1.8)
     balls = [
@@ -134,35 +60,34 @@ def paint_bush(canvas: Canvas, dice: Dice, noise: Noise, light: Light, x: float,
     seen = canvas.around(x, z, 1.6 * width, 0.0, 1.3 * height)
     if seen is not None:
         window, a, b = seen
-        _foliage(canvas, window, a, np.where(b > 0, b, np.float32(1e3)), balls, noise, offset, light, colour, z)
+        _foliage(canvas, street, window, a, np.where(b > 0, b, f32(1e3)), balls, offset, colour, z)
 
 
 def _foliage(
     canvas: Canvas,
+    street: Street,
     window: Window,
     a: Floats,
     b: Floats,
     balls: Sequence[tuple[float, float, float, float]],
-    noise: Noise,
     offset: float,
-    light: Light,
     colour: RGB,
     z: float,
 ) -> None:
-    coarse = noise(a * np.float32(1.3) + np.float32(offset), b * np.float32(1.3))
-    fine = noise(a * np.float32(4.1) + np.float32(offset), b * np.float32(4.1))
-    edge = np.float32(0.55) + np.float32(0.5) * coarse + np.float32(0.35) * fine
+    coarse = street.noise(a * f32(1.3) + f32(offset), b * f32(1.3))
+    fine = street.noise(a * f32(4.1) + f32(offset), b * f32(4.1))
+    edge = f32(0.55) + f32(0.5) * coarse + f32(0.35) * fine
     inside = np.zeros(b.shape, dtype=np.bool_)
-    tone = np.zeros(b.shape, dtype=np.float32)
-    side = np.float32(0.35 * light.sun_side)
+    tone = np.zeros(b.shape, dtype=f32)
+    side = f32(0.35 * street.light.sun_side)
     for centre, middle, wide, high in balls:
-        p, q = (a - np.float32(centre)) / np.float32(wide), (b - np.float32(middle)) / np.float32(high)
+        p, q = (a - f32(centre)) / f32(wide), (b - f32(middle)) / f32(high)
         ball = p * p + q * q < edge
         inside |= ball
-        np.copyto(tone, np.float32(0.62) + np.float32(0.28) * q + side * p, where=ball)
-    tone *= np.float32(0.35) + np.float32(0.5) * fine + np.float32(0.8) * coarse
+        np.copyto(tone, f32(0.62) + f32(0.28) * q + side * p, where=ball)
+    tone *= f32(0.35) + f32(0.5) * fine + f32(0.8) * coarse
     hole = fine > 0.83
-    canvas.paint(window, inside & ~hole, np.clip(tinted(tone * np.float32(light.lit), colour), 0.01, 1))
+    canvas.paint(window, inside & ~hole, np.clip(tinted(tone * f32(street.light.lit), colour), 0.01, 1))
     canvas.mark(window, inside, Label.VEGETATION, z)
 
 
@@ -174,11 +99,11 @@ def paint_pole(canvas: Canvas, dice: Dice, light: Light, x: float, z: float, tow
     if seen is None:
         return
     window, a, b = seen
-    a = (a + np.float32(towards * arm / 2)) * np.float32(towards)  # from the mast, positive over the road
+    a = (a + f32(towards * arm / 2)) * f32(towards)  # from the mast, positive over the road
     mast = (np.abs(a) < radius) & (b > 0) & (b < height)
-    across = (a > 0) & (a < arm) & (np.abs(b - np.float32(height)) < radius)
-    lamp = (a > arm - 0.4) & (a < arm + 0.15) & (np.abs(b - np.float32(height)) < 0.11) if arm else np.zeros_like(across)
-    lit = scaled(colour, light.on_side(0))
+    across = (a > 0) & (a < arm) & (np.abs(b - f32(height)) < radius)
+    lamp = (a > arm - 0.4) & (a < arm + 0.15) & (np.abs(b - f32(height)) < 0.11) if arm else np.zeros_like(across)
+    lit = scaled(colour, light.on(0))
     canvas.paint(window, mast | across, lit)
     canvas.paint(window, mast & (a > 0.3 * radius), scaled(lit, 0.75))
     canvas.paint(window, lamp, scaled(lit, 1.2))
@@ -199,13 +124,13 @@ def paint_sign(canvas: Canvas, dice: Dice, light: Light, x: float, z: float) -> 
         return
     window, a, b = seen
     mast = (np.abs(a) < radius) & (b > 0) & (b < height)
-    canvas.paint(window, mast, scaled(grey, light.on_side(0)))
+    canvas.paint(window, mast, scaled(grey, light.on(0)))
     canvas.mark(window, mast, Label.POLE, z)
-    c = b - np.float32(height)
+    c = b - f32(height)
     if shape == "disc":
         plate, inner = a * a + c * c < size * size, a * a + c * c < 0.5 * size * size
     elif shape == "triangle":
-        slope = np.abs(a) * np.float32(1.75)
+        slope = np.abs(a) * f32(1.75)
         plate, inner = (c > -0.6 * size) & (c + slope < 1.1 * size), (c > -0.35 * size) & (c + slope < 0.6 * size)
     elif shape == "square":
         plate, inner = (np.abs(a) < size) & (np.abs(c) < size), (np.abs(a) < 0.6 * size) & (np.abs(c) < 0.6 * size)
@@ -215,14 +140,14 @@ def paint_sign(canvas: Canvas, dice: Dice, light: Light, x: float, z: float) -> 
         plate, inner = (np.abs(a) < 0.45 * size) & (np.abs(c) < 1.15 * size), np.zeros(b.shape, dtype=np.bool_)
     if shape == "lights":
         canvas.paint(window, plate, (0.06, 0.06, 0.06))
-        middle = np.float32((1 - burning) * 0.7 * size)
+        middle = f32((1 - burning) * 0.7 * size)
         lamp = a * a + (c - middle) * (c - middle) < 0.08 * size * size
         canvas.paint(window, lamp & (not back), ((0.95, 0.15, 0.1), (0.95, 0.65, 0.1), (0.2, 0.9, 0.5))[burning])
     elif back:
         canvas.paint(window, plate, scaled(grey, 0.9))
     else:
-        canvas.paint(window, plate, scaled(rim, light.on_side(0)))
-        canvas.paint(window, inner, scaled(heart, light.on_side(0)))
+        canvas.paint(window, plate, scaled(rim, light.on(0)))
+        canvas.paint(window, inner, scaled(heart, light.on(0)))
     canvas.mark(window, plate, Label.SIGN, z)
 
 
@@ -237,9 +162,9 @@ def paint_fence(canvas: Canvas, dice: Dice, light: Light, x: float, near: float,
         return
     window, z, b = seen
     inside = (z > 0) & (b > 0) & (b < height)
-    along = z / np.float32(pitch)
-    bar = (along - np.floor(along) < 0.35) | (b > height - 0.1) | (np.abs(b - np.float32(0.2)) < 0.06)
-    lit = scaled(colour, light.on_side(-1 if x > 0 else 1))
+    along = z / f32(pitch)
+    bar = (along - np.floor(along) < 0.35) | (b > height - 0.1) | (np.abs(b - f32(0.2)) < 0.06)
+    lit = scaled(colour, light.on(-1 if x > 0 else 1))
     if kind == "railings":
         canvas.paint(window, inside & bar, lit)
     else:
@@ -262,13 +187,13 @@ def paint_person(canvas: Canvas, dice: Dice, light: Light, x: float, z: float) -
     if seen is None:
         return
     window, a, b = seen
-    y = b / np.float32(height)
+    y = b / f32(height)
     head = (a / (0.068 * height)) ** 2 + ((y - 0.925) / 0.075) ** 2 < 1
-    trunk = (np.abs(a) < wide * (np.float32(0.75) + np.float32(0.5) * np.minimum(y - 0.45, np.float32(0.35)))) & (y > 0.46) & (y < 0.85)
-    swing = np.float32(stride) * (np.float32(0.5) - y) * 2
+    trunk = (np.abs(a) < wide * (f32(0.75) + f32(0.5) * np.minimum(y - 0.45, f32(0.35)))) & (y > 0.46) & (y < 0.85)
+    swing = f32(stride) * (f32(0.5) - y) * 2
     legs = ((np.abs(a - swing) < 0.05 * height) | (np.abs(a + swing) < 0.05 * height)) & (y > 0) & (y <= 0.48)
-    arms = (np.abs(np.abs(a) - np.float32(wide * 1.02)) < 0.028 * height) & (y > 0.45) & (y < 0.8)
-    lit = light.on_side(0)
+    arms = (np.abs(np.abs(a) - f32(wide * 1.02)) < 0.028 * height) & (y > 0.45) & (y < 0.8)
+    lit = light.on(0)
     canvas.paint(window, legs, scaled(trousers, lit))
     canvas.paint(window, arms, scaled(top, 0.8 * lit))
     canvas.paint(window, trunk, scaled(top, lit))
@@ -291,28 +216,28 @@ CAR_COLOURS: tuple[RGB, ...] = (
 )
 
 
-def paint_car(canvas: Canvas, dice: Dice, light: Light, x: float, z: float, from_behind: bool) -> None:
+def paint_car(canvas: Canvas, dice: Dice, street: Street, x: float, z: float, from_behind: bool) -> None:
     """A car whose near end is at ``z``: the side that is seen, then its near face."""
     wide, long, high = dice.between(1.65, 1.9), dice.between(3.6, 4.8), dice.between(1.35, 1.6)
     if dice.chance(0.15):
         wide, long, high = wide + 0.2, long + 1.0, dice.between(1.9, 2.5)  # a van
     paintwork = dice.near(dice.pick(CAR_COLOURS), 0.2)
     bright = dice.between(0.25, 0.6)
-    glass = scaled(light.glass, bright)
+    light, glass = street.light, scaled(street.sky_low, bright)
     ground_shadow(canvas, x, z + long / 2, wide * 0.56, long * 0.56, 0.35)
     for side in (-1, 1):
         if x * side < 0 and abs(x) > wide / 2:
-            _car_side(canvas, light, x + side * wide / 2, z, long, high, scaled(paintwork, light.on_side(side)), glass)
+            _car_side(canvas, x + side * wide / 2, z, long, high, scaled(paintwork, light.on(side)), glass)
     seen = canvas.around(x, z, wide / 2, 0.0, high)
     if seen is None:
         return
     window, a, b = seen
-    y, across = b / np.float32(high), np.abs(a) / np.float32(wide / 2)
+    y, across = b / f32(high), np.abs(a) / f32(wide / 2)
     body = (y > 0.16) & (y < 0.62) & (across < 1)
-    cabin = (y >= 0.62) & (y < 1) & (across < np.float32(0.95) - (y - np.float32(0.62)) * np.float32(0.55))
-    pane = (y > 0.64) & (y < 0.93) & (across < np.float32(0.83) - (y - np.float32(0.62)) * np.float32(0.55))
+    cabin = (y >= 0.62) & (y < 1) & (across < f32(0.95) - (y - f32(0.62)) * f32(0.55))
+    pane = (y > 0.64) & (y < 0.93) & (across < f32(0.83) - (y - f32(0.62)) * f32(0.55))
     wheels = (y > 0) & (y <= 0.2) & (across > 0.68) & (across < 0.97)
-    lit = scaled(paintwork, 0.9 * light.on_side(0))
+    lit = scaled(paintwork, 0.9 * light.on(0))
     canvas.paint(window, body | cabin, lit)
     canvas.paint(window, body & (y < 0.3), scaled(lit, 0.6))
     canvas.paint(window, cabin & (y > 0.93), scaled(lit, 1.15))
@@ -324,24 +249,22 @@ def paint_car(canvas: Canvas, dice: Dice, light: Light, x: float, z: float, from
     canvas.mark(window, body | cabin | wheels, Label.CAR, z)
 
 
-def _car_side(canvas: Canvas, light: Light, x: float, z: float, long: float, high: float, colour: RGB, glass: RGB) -> None:
+def _car_side(canvas: Canvas, x: float, z: float, long: float, high: float, colour: RGB, glass: RGB) -> None:
     seen = canvas.beside(x, max(z, 0.8), max(z, 0.8) + long, 0.0, high)
     if seen is None:
         return
     window, depth, b = seen
-    t = (depth - np.float32(z)) / np.float32(long)
-    y = b / np.float32(high)
+    t = (depth - f32(z)) / f32(long)
+    y = b / f32(high)
     there: Bools = depth > 0
-    roof = np.minimum(
-        np.float32(0.6) + (t - np.float32(0.04)) * np.float32(3.2), np.float32(0.6) + (np.float32(0.82) - t) * np.float32(2.0)
-    )
+    roof = np.minimum(f32(0.6) + (t - f32(0.04)) * f32(3.2), f32(0.6) + (f32(0.82) - t) * f32(2.0))
     body = there & (y > 0.16) & (y < 0.62)
     cabin = there & (y >= 0.6) & (y < 1) & (y < roof)
-    pane = cabin & (y > 0.64) & (y < 0.92) & (y < roof - 0.07) & (np.abs(t - np.float32(0.43)) > 0.02)
-    radius = np.float32(0.32)
+    pane = cabin & (y > 0.64) & (y < 0.92) & (y < roof - 0.07) & (np.abs(t - f32(0.43)) > 0.02)
+    radius = f32(0.32)
     wheel = np.zeros(b.shape, dtype=np.bool_)
     for axle in (0.18, 0.82):
-        from_axle = (t - np.float32(axle)) * np.float32(long)
+        from_axle = (t - f32(axle)) * f32(long)
         wheel |= there & (from_axle * from_axle + (b - radius) * (b - radius) < radius * radius)
     canvas.paint(window, body | cabin, colour)
     canvas.paint(window, body & (y < 0.3), scaled(colour, 0.7))

@@ -1,7 +1,8 @@
 """The built-in data set: ``synthetic:streets``, street scenes drawn from a seed, nothing on disk.
 
-Sample ``i`` of a split depends on the seed, the split and ``i`` alone: a larger split begins with the smaller one's samples, and another size shows the same
-scenes at other resolution. Generated, so a score on it says which of two networks is better, not how good one is on real streets.
+Sample ``i`` of a split depends on the seed, the split and ``i`` alone: a larger split begins with the smaller one's samples, and
+another size shows the same scenes at other resolution. Generated, so a score on it says which of two networks is better, not how good
+one is on real streets.
 """
 
 from __future__ import annotations

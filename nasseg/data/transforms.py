@@ -1,7 +1,7 @@
 """From (image, mask) to tensors: paired augmentation for training, plain resizing for measuring.
 
-The operations are torchvision's (``torchvision.transforms.v2.functional``); the random numbers are drawn here from the sample's own seed, so that a sample
-is the same in every worker and after a resume, and no global generator is touched.
+The operations are torchvision's (``torchvision.transforms.v2.functional``); the random numbers are drawn here from the sample's own
+seed, so that a sample is the same in every worker and after a resume, and no global generator is touched.
 
 Names: H, W are the sizes asked for; tensors are ``x_CHW`` (float32, normalised) and ``y_HW`` (int64).
 """
@@ -25,7 +25,7 @@ Size = tuple[int, int]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Draw:
-    """One sample's random numbers. ``place`` is where the crop lies (0 top/left … 1 bottom/right), ``order`` that of the three colour changes."""
+    """One sample's random numbers. ``place``: where the crop lies, 0 top/left … 1 bottom/right. ``order``: of the colour changes."""
 
     scale: float
     place: tuple[float, float]
@@ -37,15 +37,14 @@ class Draw:
 
 
 class TrainTransform:
-    """Random scale, crop, flip and colour, then normalisation: ``transform(image, mask, seed) -> (x_CHW, y_HW)``, a function of its arguments alone.
+    """Random scale, crop, flip, colour, and normalisation: ``transform(image, mask, seed) -> (x_CHW, y_HW)``, a pure function.
 
-    1. The image is scaled, aspect kept, by s · max(H / height, W / width): at s = 1 it just covers the crop (mmsegmentation's resize to the crop's short side).
-       log s is uniform over ``scale``, so that halving and doubling are equally likely (mmsegmentation draws s itself uniformly). Image by antialiased
-       bilinear, mask by nearest.
-    2. A crop of H×W at a uniformly random place. Where the image is smaller than the crop, it lies at a random place inside; the rest is the mean colour
-       (0 after normalisation) and ``ignore_index``.
+    1. The image is scaled, aspect kept, by s · max(H / height, W / width): at s = 1 it just covers the crop (mmsegmentation's resize
+       to the crop's short side). s is uniform over ``scale``, as there. Image by antialiased bilinear, mask by nearest.
+    2. A crop of H×W at a uniformly random place. Where the image is smaller than the crop, it lies at a random place inside; the rest
+       is the mean colour (0 after normalisation) and ``ignore_index``.
     3. Mirrored with probability ``flip``.
-    4. Brightness, contrast and saturation each by a factor uniform in 1 ± ``color``, in random order (no hue: a class's hue tells it apart).
+    4. Brightness, contrast and saturation, each by a factor uniform in 1 ± ``color``, in random order (no hue).
     5. x = (x / 255 − mean) / std.
     """
 
@@ -83,7 +82,7 @@ class TrainTransform:
         random = np.random.default_rng(seed)
         low, high = self.scale
         return Draw(
-            scale=float(low * (high / low) ** random.random()),
+            scale=float(random.uniform(low, high)),
             place=(float(random.random()), float(random.random())),
             flip=bool(random.random() < self.flip),
             brightness=float(random.uniform(1 - self.color, 1 + self.color)),
