@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 
 import click
-from rich.console import Console
 from rich.table import Table
 
+from nasseg.cli.console import wide_console
 from nasseg.cli.genotypes import read_genotype
 from nasseg.cli.options import SIZE, parse_sets, split_sets
 from nasseg.cost.cost import PARTS, Cost
@@ -32,14 +32,11 @@ def command(
     genotype: str, backbone: str | None, size: tuple[int, int], classes: int, sets: tuple[str, ...], resize_logits: bool, as_json: bool
 ) -> None:
     """Live parameters and MACs of GENOTYPE, a YAML file or the name of a published design (see `nasseg presets`)."""
-    genes, trainer = split_sets(parse_sets(sets))
+    given = parse_sets(sets)
+    genes, trainer = split_sets(given)
     if trainer:
-        raise ConfigError(
-            [
-                Problem("--set", name, "a trainer's setting changes no cost; --set takes genes here", value)
-                for name, value in trainer.items()
-            ]
-        )
+        rule = "a trainer's setting changes no cost; --set takes genes here"
+        raise ConfigError([Problem("", "--set", rule, f"{key}={value}") for key, value in given.items() if key not in genes])
     network = read_genotype(genotype)
     network = network.override(genes) if genes else network
     network = network.on(backbone) if backbone else network
@@ -49,7 +46,7 @@ def command(
     if as_json:
         click.echo(json.dumps(counted.to_dict()))
         return
-    console = Console(highlight=False, soft_wrap=True)
+    console = wide_console()
     console.print(f"[bold]{network.short()}[/bold]  on {counted.backbone}, {size[0]}×{size[1]}, {classes} classes  [dim]{counted.id}[/dim]")
     console.print(cost_table(counted))
     resize = " with the resize of the logits" if resize_logits else ""
@@ -88,6 +85,8 @@ def heads_in_use(genotype: Genotype, channels: tuple[int, int, int, int]) -> lis
         genes = genotype.stage(stage)
         asked = genes.heads if genes is not None else None
         if asked is not None and used[stage - 1] != asked:
-            widths = ", ".join(str(channels[i - 1]) for i in (stage, *genotype.reusers(stage)))
-            lines.append(f"stage {stage}: {used[stage - 1]} heads instead of {asked}, the largest number below that divides {widths}")
+            users = (stage, *genotype.reusers(stage))
+            widths = " and ".join(str(channels[i - 1]) for i in users)
+            who = "stage " + " and ".join(map(str, users))
+            lines.append(f"{who}: {used[stage - 1]} heads instead of {asked}, the largest number below it that divides {widths}")
     return lines

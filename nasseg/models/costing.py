@@ -10,6 +10,7 @@ import hashlib
 import os
 import re
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -48,10 +49,15 @@ def cost(
     if whole.backbone is None:
         raise ConfigError(Problem("cost", "backbone", "the genotype names no backbone, so one must be given", None, "mit_b0"))
     check_numbers(size, num_classes, in_chans)
-    channels, encoder = backbone_facts(whole.backbone, size, in_chans)
-    counted = decoder_cost(whole, channels, size, num_classes, resize_logits=resize_logits)
-    parts = {name: counted.get(name, Part()) for name in PARTS} | {"backbone": encoder}
+    facts = _facts(whole.backbone, *padded(size), in_chans, str(cache_dir()))
+    counted = decoder_cost(whole, facts.channels, size, num_classes, resize_logits=resize_logits)
+    parts = {name: counted.get(name, Part()) for name in PARTS} | {"backbone": facts.part if reads_stage1(whole) else facts.part_unread1}
     return Cost(whole.id, whole.backbone, (size[0], size[1]), num_classes, parts)
+
+
+def reads_stage1(genotype: Genotype) -> bool:
+    """Whether the decoder reads the backbone's shallowest map. If not, what only that map depends on (a norm, say) is not live."""
+    return genotype.stage(1) is not None or any(genes is not None and 1 in (genes.inputs or ()) for genes in genotype.stages)
 
 
 def check_numbers(size: tuple[int, int], num_classes: int, in_chans: int) -> None:
@@ -73,12 +79,26 @@ def backbone_facts(name: str, size: tuple[int, int], in_chans: int = 3) -> tuple
     A cached count is used only by the versions of nasseg, torch and timm that wrote it, and the same text of our backbones and counter.
     Raises :class:`BackboneError` for a backbone that cannot be built.
     """
-    height, width = padded(size)
-    return _facts(name.strip().removeprefix("timm:"), height, width, in_chans, str(cache_dir()))
+    facts = _facts(name.strip().removeprefix("timm:"), *padded(size), in_chans, str(cache_dir()))
+    return facts.channels, facts.part
+
+
+@dataclass(frozen=True)
+class _Facts:
+    """What a cache file holds. ``live_without1`` are the parameters that the three deeper maps depend on."""
+
+    channels: Channels
+    part: Part
+    live_without1: int
+
+    @property
+    def part_unread1(self) -> Part:
+        """The cost where nobody reads the shallowest map: it is still computed."""
+        return replace(self.part, params=self.live_without1)
 
 
 @cache
-def _facts(name: str, height: int, width: int, in_chans: int, folder: str) -> tuple[Channels, Part]:
+def _facts(name: str, height: int, width: int, in_chans: int, folder: str) -> _Facts:
     key = {
         "format": FORMAT,
         "backbone": name,
@@ -92,23 +112,23 @@ def _facts(name: str, height: int, width: int, in_chans: int, folder: str) -> tu
     known = _parse(read_json_or_none(path), key)
     if known is not None:
         return known
-    channels, part = _count(name, height, width, in_chans)
-    content = {"key": key, "channels": list(channels), "params": part.params, "macs": part.macs, "fvcore": part.fvcore}
+    facts = _count(name, height, width, in_chans)
+    content = {"key": key, "channels": list(facts.channels), **asdict(facts.part), "live_without1": facts.live_without1}
     # A cache that cannot be written costs the next call its time and nothing else.
     with contextlib.suppress(OSError):
         write_atomic(path, canonical_json(content) + "\n")
-    return channels, part
+    return facts
 
 
-def _parse(content: Mapping[str, Any] | None, key: Mapping[str, Any]) -> tuple[Channels, Part] | None:
+def _parse(content: Mapping[str, Any] | None, key: Mapping[str, Any]) -> _Facts | None:
     """What a cache file says, or None where it is missing, torn or about something else."""
     if content is None or content.get("key") != key:
         return None
     channels = content.get("channels")
-    numbers: list[Any] = [content.get(name) for name in ("params", "macs", "fvcore")]
+    numbers: list[Any] = [content.get(name) for name in ("params", "macs", "fvcore", "live_without1")]
     if not isinstance(channels, list) or len(channels) != 4 or not all(type(n) is int and n >= 0 for n in (*channels, *numbers)):
         return None
-    return (channels[0], channels[1], channels[2], channels[3]), Part(*numbers)
+    return _Facts((channels[0], channels[1], channels[2], channels[3]), Part(*numbers[:3]), numbers[3])
 
 
 @cache
@@ -121,7 +141,7 @@ def _source_digest() -> str:
     return text.hexdigest()[:16]
 
 
-def _count(name: str, height: int, width: int, in_chans: int) -> tuple[Channels, Part]:
+def _count(name: str, height: int, width: int, in_chans: int) -> _Facts:
     # torch and timm take seconds to import, and a cached answer needs neither.
     import torch  # noqa: PLC0415
 
@@ -131,5 +151,6 @@ def _count(name: str, height: int, width: int, in_chans: int) -> tuple[Channels,
     with torch.device("meta"):
         backbone = create_backbone(name, in_chans=in_chans)
         image_BCHW = torch.empty(1, in_chans, height, width)
-    first, second, third, fourth = backbone.channels
-    return (first, second, third, fourth), count(backbone, image_BCHW).part
+    counted = count(backbone, image_BCHW)
+    deeper = count(backbone, image_BCHW, outputs=lambda maps: maps[1:])
+    return _Facts(backbone.channels, counted.part, deeper.params)

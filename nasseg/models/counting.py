@@ -68,11 +68,12 @@ class Count:
         return Part(self.params, self.macs, self.fvcore)
 
 
-def count(module: nn.Module, *inputs: Any) -> Count:
+def count(module: nn.Module, *inputs: Any, outputs: Callable[[Any], Any] | None = None) -> Count:
     """Count one forward pass of ``module(*inputs)`` in eval mode, for the whole batch given.
 
-    A parameter is live when the gradient of some output reaches it. Works on any device and dtype; nothing of the module is changed. Raises
-    :class:`NassegError` for an operation that multiplies and has no rule here, rather than leave its work out.
+    A parameter is live when the gradient of some output reaches it; ``outputs`` picks those that are read, where not all are. Works on any
+    device and dtype; nothing of the module is changed. Raises :class:`NassegError` for an operation that multiplies and has no rule here,
+    rather than leave its work out.
     """
     watch = _Watch()
     with ExitStack() as stack:
@@ -82,8 +83,8 @@ def count(module: nn.Module, *inputs: Any) -> Count:
             stack.callback(child.register_forward_hook(partial(watch.leave, name), always_call=True).remove)
         stack.enter_context(torch.enable_grad())
         with watch:
-            outputs = module(*inputs)
-        live = _reached(outputs)
+            out = module(*inputs)
+        live = _reached(out if outputs is None else outputs(out))
     return _summary(module, watch, live)
 
 
