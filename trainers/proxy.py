@@ -3,9 +3,9 @@
     nasseg search decoder --data camvid:PATH --backbone tf_efficientnet_lite0 --size 120x160 --trainer proxy
     nasseg train GENOTYPE.yaml --data synthetic --size 96x128 --trainer proxy --set trainer.iterations=60
 
-Plain cross-entropy at a usual rate is a bad proxy: in a short run the rare classes stay at IoU 0 for every candidate, and all score the same.
-Weighted classes and a high rate on the new decoder, with the pretrained backbone moving slowly, spread the candidates out. Fidelity below 1
-shortens the schedule and keeps its shape. Numbers are for comparing candidates under this very recipe, not for print.
+Plain cross-entropy at a usual rate is a bad proxy: in a short run the rare classes stay at IoU 0 for every candidate, and all score the
+same. Weighted classes and a high rate on the new decoder, with the pretrained backbone moving slowly, spread the candidates out. Fidelity
+below 1 shortens the schedule and keeps its shape. Numbers are for comparing candidates under this very recipe, not for print.
 """
 
 from __future__ import annotations

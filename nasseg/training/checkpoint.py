@@ -28,8 +28,8 @@ log = logging.getLogger(__name__)
 def save_checkpoint(folder: Path, state: Mapping[str, Any]) -> Path:
     """Write ``last.pt`` whole or not at all; the one before stays as ``previous.pt``.
 
-    One file holds everything, so no two parts of a state can come from different iterations. Killed at any moment, the folder holds at least
-    one whole checkpoint once one was written. Raises :class:`StudyError` where the folder cannot be written.
+    One file holds everything, so no two parts of a state can come from different iterations. Killed at any moment, the folder holds at
+    least one whole checkpoint once one was written. Raises :class:`StudyError` where the folder cannot be written.
     """
     last = folder / LAST
     try:
@@ -66,7 +66,8 @@ def checkpoint_files(place: str | os.PathLike[str]) -> list[Path]:
 def load_checkpoint(place: str | os.PathLike[str]) -> dict[str, Any]:
     """The newest whole checkpoint at ``place`` (see :func:`checkpoint_files`), on the CPU.
 
-    A torn or damaged one is passed over with a warning in the log. Only tensors and plain values are read (``weights_only``), so a stranger's file runs no code.
+    A torn or damaged one is passed over with a warning in the log. Only tensors and plain values are read (``weights_only``), so a
+    stranger's file runs no code.
     Raises :class:`WeightsError` where none is left, or where it was written by a newer nasseg.
     """
     files = checkpoint_files(place)

@@ -25,67 +25,75 @@ class TrainingConfig(BaseModel):
     OPERATIONAL: ClassVar[frozenset[str]] = frozenset(("device", "threads", "workers", "cache", "checkpoint_every"))
     """Fields that say how a run is carried out and not what it computes: they may change when a run is resumed."""
 
-    iterations: int = Field(1000, ge=1, description="optimiser steps of one complete schedule (times the trial's fidelity)")
-    batch_size: int = Field(8, ge=1, description="images in one forward pass")
+    iterations: int = Field(default=1000, ge=1, description="optimiser steps of one complete schedule (times the trial's fidelity)")
+    batch_size: int = Field(default=8, ge=1, description="images in one forward pass")
     accumulation: int = Field(
-        1, ge=1, description="forward passes summed up in one iteration; an iteration sees batch_size × accumulation images"
+        default=1, ge=1, description="forward passes summed up in one iteration; an iteration sees batch_size × accumulation images"
     )
-    lr: float = Field(1e-3, gt=0, description="peak learning rate of the decoder (AdamW)")
-    backbone_lr_scale: float = Field(0.1, ge=0, description="the backbone's learning rate is lr times this")
+    lr: float = Field(default=1e-3, gt=0, description="peak learning rate of the decoder (AdamW)")
+    backbone_lr_scale: float = Field(default=0.1, ge=0, description="the backbone's learning rate is lr times this")
     weight_decay: float = Field(
-        0.01, ge=0, description="decoupled weight decay, per unit of learning rate; never on norms, biases and other 1-d weights"
+        default=0.01, ge=0, description="decoupled weight decay, per unit of learning rate; none on norms, biases and 1-d weights"
     )
-    warmup: float = Field(0.05, ge=0, lt=1, description="share of the iterations over which the learning rate rises linearly to lr")
-    power: float = Field(0.9, ge=0, description="exponent of the polynomial fall to 0 that follows; 0 keeps the rate constant")
-    clip: float = Field(1.0, ge=0, description="largest L2 norm of the whole gradient; 0 for no limit")
+    warmup: float = Field(default=0.05, ge=0, lt=1, description="share of the iterations over which the learning rate rises linearly to lr")
+    power: float = Field(default=0.9, ge=0, description="exponent of the polynomial fall to 0 that follows; 0 keeps the rate constant")
+    clip: float = Field(default=1.0, ge=0, description="largest L2 norm of the whole gradient; 0 for no limit")
     loss: Literal["cross_entropy", "ohem", "cross_entropy_dice"] = Field(
-        "cross_entropy", description="cross_entropy; ohem: its hardest pixels only; cross_entropy_dice: the sum with the soft Dice loss"
+        default="cross_entropy",
+        description="cross_entropy; ohem: its hardest pixels only; cross_entropy_dice: the sum with the soft Dice loss",
     )
     class_weights: Literal["none", "sqrt_median_frequency"] = Field(
-        "none",
-        description="weights of the classes in the loss; sqrt_median_frequency: sqrt(clip(median frequency / frequency, 0.3, 5)) over train",
+        default="none",
+        description="weights of classes in the loss; sqrt_median_frequency: sqrt(clip(median frequency / frequency, 0.3, 5)) over train",
     )
-    label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of each pixel's target spread over all classes")
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1, description="share of each pixel's target spread over all classes")
     drop_path: float = Field(
-        0.0, ge=0, lt=1, description="probability with which a residual branch of backbone or decoder is skipped (stochastic depth)"
+        default=0.0, ge=0, lt=1, description="probability with which a residual branch of backbone or decoder is skipped (stochastic depth)"
     )
-    dropout: float = Field(0.0, ge=0, lt=1, description="probability with which a channel of the fused map is dropped")
+    dropout: float = Field(default=0.0, ge=0, lt=1, description="probability with which a channel of the fused map is dropped")
     freeze_backbone: bool = Field(
-        False, description="train the decoder only; the backbone keeps its weights and its normalisation statistics"
+        default=False, description="train the decoder only; the backbone keeps its weights and its normalisation statistics"
     )
     ema: float = Field(
-        0.0, ge=0, lt=1, description="decay per iteration of the moving average of the weights that is measured and kept; 0 for none"
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="decay per iteration of the moving average of the weights that is measured and kept; 0 for none",
     )
     amp: Literal["none", "bf16", "fp16"] = Field(
-        "none", description="precision of the forward pass; fp16 (with loss scaling) needs a CUDA device"
+        default="none", description="precision of the forward pass; fp16 (with loss scaling) needs a CUDA device"
     )
-    channels_last: bool = Field(True, description="keep images and maps in channels-last memory order, which is faster on most devices")
-    threads: int = Field(0, ge=0, description="CPU threads of one run; 0 leaves PyTorch's own number")
+    channels_last: bool = Field(
+        default=True, description="keep images and maps in channels-last memory order, which is faster on most devices"
+    )
+    threads: int = Field(default=0, ge=0, description="CPU threads of one run; 0 leaves PyTorch's own number")
     device: str = Field(
-        "auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto (a CUDA device where there is one), cpu, cuda or cuda:N"
+        default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto (a CUDA device where there is one), cpu, cuda or cuda:N"
     )
-    workers: int = Field(0, ge=0, description="processes that load and augment images; 0 does it in the training process")
-    cache: bool = Field(False, description="keep the decoded images in memory")
+    workers: int = Field(default=0, ge=0, description="processes that load and augment images; 0 does it in the training process")
+    cache: bool = Field(default=False, description="keep the decoded images in memory")
     crop: float = Field(
-        1.0, gt=0, le=1, description="sides of the training crop as a share of the trial's size, in whole multiples of 32 pixels"
+        default=1.0, gt=0, le=1, description="sides of the training crop as a share of the trial's size, in whole multiples of 32 pixels"
     )
-    scale_low: float = Field(0.5, gt=0, description="smallest random scale of a training image")
-    scale_high: float = Field(2.0, gt=0, description="largest random scale of a training image")
-    flip: float = Field(0.5, ge=0, le=1, description="probability of a horizontal flip")
-    color: float = Field(0.4, ge=0, lt=1, description="brightness, contrast and saturation each change by a random factor within 1 ± this")
+    scale_low: float = Field(default=0.5, gt=0, description="smallest random scale of a training image")
+    scale_high: float = Field(default=2.0, gt=0, description="largest random scale of a training image")
+    flip: float = Field(default=0.5, ge=0, le=1, description="probability of a horizontal flip")
+    color: float = Field(
+        default=0.4, ge=0, lt=1, description="brightness, contrast and saturation each change by a random factor within 1 ± this"
+    )
     val_every: int = Field(
-        0, ge=0, description="iterations between two validations; 0 validates at the end only; the end is always validated"
+        default=0, ge=0, description="iterations between two validations; 0 validates at the end only; the end is always validated"
     )
-    eval_batch_size: int = Field(8, ge=1, description="images in one forward pass of a validation")
+    eval_batch_size: int = Field(default=8, ge=1, description="images in one forward pass of a validation")
     masks: Literal["original", "resized"] = Field(
-        "original",
+        default="original",
         description="what a validation is measured on: masks in their own size (mmsegmentation's way), or resized to the evaluation size",
     )
-    test: bool = Field(False, description="measure the split named test as well; otherwise it is never read")
+    test: bool = Field(default=False, description="measure the split named test as well; otherwise it is never read")
     keep: Literal["best", "last"] = Field(
-        "best", description="which validation's weights and numbers the run ends with; best is by mIoU on val"
+        default="best", description="which validation's weights and numbers the run ends with; best is by mIoU on val"
     )
-    checkpoint_every: int = Field(500, ge=0, description="iterations between two checkpoints; 0 writes one at the end only")
+    checkpoint_every: int = Field(default=500, ge=0, description="iterations between two checkpoints; 0 writes one at the end only")
 
     @classmethod
     def parse(cls, settings: Mapping[str, Any], *, where: str = "trainer") -> Self:

@@ -60,17 +60,17 @@ def seed_everything(seed: int) -> None:
 
 def random_state(device: torch.device) -> dict[str, Any]:
     """The state of every generator a run may draw from, as tensors and plain values (no pickled objects)."""
-    kind, keys, position, has_gauss, cached = np.random.get_state()
+    mersenne = np.random.get_state(legacy=False)
     version, numbers, gauss = random.getstate()
     return {
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
         "numpy": {
-            "kind": kind,
-            "keys": torch.from_numpy(keys.astype(np.int64)),
-            "position": position,
-            "has_gauss": has_gauss,
-            "cached": cached,
+            "kind": mersenne["bit_generator"],
+            "keys": torch.from_numpy(mersenne["state"]["key"].astype(np.int64)),
+            "position": int(mersenne["state"]["pos"]),
+            "has_gauss": int(mersenne["has_gauss"]),
+            "cached": float(mersenne["gauss"]),
         },
         "python": {"version": version, "numbers": torch.tensor(numbers, dtype=torch.int64), "gauss": gauss},
     }

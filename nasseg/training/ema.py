@@ -16,6 +16,7 @@ def build_ema(model: nn.Module, decay: float) -> AveragedModel:
 
     def average(averaged: Any, current: Any, count: Tensor | int) -> None:
         n = int(count)
-        get_ema_multi_avg_fn(min(decay, (1 + n) / (10 + n)))(averaged, current, count)
+        # torch's function factory carries no types
+        get_ema_multi_avg_fn(min(decay, (1 + n) / (10 + n)))(averaged, current, count)  # type: ignore[no-untyped-call]
 
     return AveragedModel(model, multi_avg_fn=average, use_buffers=True)

@@ -32,7 +32,7 @@ def stamp(device: torch.device | str = "cpu") -> dict[str, Any]:
 
 @functools.cache
 def commit() -> str | None:
-    """The commit of the checkout nasseg is imported from, ``+`` behind it where files differ; None where it is installed or git is not at hand."""
+    """The commit of the checkout nasseg is imported from, ``+`` behind it where files differ; None outside one and without git."""
     root = Path(nasseg.__file__).resolve().parent.parent
     if not (root / ".git").exists():
         return None

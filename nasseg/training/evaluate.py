@@ -42,8 +42,8 @@ def evaluate(
     """mIoU, mAcc, aAcc in percent over ``split``, with their protocol.
 
     Each image is resized to ``size`` (height, width), whole and at one scale, and normalised. With ``masks`` ``original`` its logits are
-    resized (bilinear, corners not aligned) to its mask's own size and compared there: mmsegmentation's protocol, whatever the images' sizes.
-    With ``resized`` the mask is brought to ``size`` instead (nearest), which is cheaper and flatters thin classes less: for comparing
+    resized (bilinear, corners not aligned) to its mask's own size and compared there: mmsegmentation's protocol, for images of any
+    size. With ``resized`` the mask is brought to ``size`` instead (nearest), which is cheaper and flatters thin classes less: for comparing
     candidates with each other, not with published numbers. ``weights`` (``raw`` or ``ema``) only goes into the protocol.
     Memory does not grow with the split.
 

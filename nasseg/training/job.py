@@ -16,6 +16,7 @@ from nasseg.data.layouts import open_data
 from nasseg.data.loader import train_batches
 from nasseg.data.transforms import TrainTransform
 from nasseg.errors import TrainingFailed, WeightsError
+from nasseg.models.backbones.contract import Backbone
 from nasseg.models.segmenter import SegModel, build
 from nasseg.training.checkpoint import load_checkpoint
 from nasseg.training.config import TrainingConfig
@@ -55,11 +56,20 @@ class Job:
             drop_path=config.drop_path,
             dropout=config.dropout,
         )
-        return cls(trial, config, data, model, device, max(1, round(config.iterations * trial.fidelity)))
+        job = cls(trial, config, data, model, device, max(1, round(config.iterations * trial.fidelity)))
+        if config.freeze_backbone:
+            job.backbone.freeze()
+        return job
+
+    @property
+    def backbone(self) -> Backbone:
+        """The network's encoder, which says how images are normalised."""
+        assert isinstance(self.model.backbone, Backbone)
+        return self.model.backbone
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What decides the run's outcome: a checkpoint is gone on from only where all of it agrees. Paths and operational settings are left out."""
+        """What decides the outcome: a checkpoint is gone on from only where all of it agrees. No paths, no operational settings."""
         return {
             "genotype": self.trial.genotype.id,
             "data": self.data.fingerprint,
@@ -81,8 +91,8 @@ class Job:
             scale=(config.scale_low * zoom, config.scale_high * zoom),
             flip=config.flip,
             color=config.color,
-            mean=self.model.backbone.mean,
-            std=self.model.backbone.std,
+            mean=self.backbone.mean,
+            std=self.backbone.std,
         )
         return train_batches(
             self.data.split("train"),
@@ -104,8 +114,8 @@ class Job:
             self.data,
             test=config.test,
             size=self.trial.size,
-            mean=self.model.backbone.mean,
-            std=self.model.backbone.std,
+            mean=self.backbone.mean,
+            std=self.backbone.std,
             masks=config.masks,
             batch_size=config.eval_batch_size,
             workers=config.workers,
@@ -177,7 +187,7 @@ def forward(module: nn.Module, x_BCHW: Tensor) -> Tensor:
 
 
 def crop_of(size: tuple[int, int], share: float) -> tuple[tuple[int, int], float]:
-    """The training crop of an evaluation size, and the factor by which the random scale must rise so that scale 1 still means the evaluation's scale."""
+    """The training crop of an evaluation size, and the factor on the random scale with which scale 1 still means the evaluation's scale."""
     if share == 1:
         return size, 1.0
     H, W = (min(side, max(CROP_STEP, round(side * share / CROP_STEP) * CROP_STEP)) for side in size)
@@ -185,7 +195,7 @@ def crop_of(size: tuple[int, int], share: float) -> tuple[tuple[int, int], float
 
 
 def start_from(loop: Loop, parent: str) -> None:
-    """Go on from a checkpoint: of the same run with its whole state, of the same network otherwise (another fidelity, say) with its weights alone.
+    """Go on from a checkpoint: of the same run with its whole state, of the same network (another fidelity, say) with its weights alone.
 
     Raises :class:`WeightsError` for an unreadable checkpoint and for one of another network, saying what differs.
     """
@@ -203,7 +213,7 @@ def start_from(loop: Loop, parent: str) -> None:
 
 
 def run_failure(error: Exception) -> str | None:
-    """A reason, where an error says that the run could not be carried out here (memory, a lost worker) and not that code is wrong; else None."""
+    """A reason, where an error says that a run could not be carried out here (memory, a lost worker), not that code is wrong; else None."""
     text = str(error)
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(
         words in text for words in ("not enough memory", "out of memory", "can't allocate memory", "Cannot allocate memory")

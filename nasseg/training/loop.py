@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from nasseg.errors import TrainingFailed
+from nasseg.files import write_atomic
 from nasseg.training.checkpoint import WEIGHTS, plain_weights, save_checkpoint, write_weights
 from nasseg.training.config import TrainingConfig
 from nasseg.training.device import autocast, check_precision, own_randomness, random_state, set_random_state
@@ -24,13 +26,16 @@ from nasseg.training.trial import Report
 Batches = Callable[[int], Iterator[tuple[Tensor, Tensor]]]
 """``batches(k)`` yields (x_BCHW, y_BHW) from batch k on."""
 
+MEASURED = "metrics.json"
+"""The numbers of the weights beside it."""
+
 LEAST_SCALE = 2.0**-14
 """An fp16 loss scale below this means that no scale keeps the gradients finite."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What a loop reached. ``metrics`` is None where it was stopped before its first validation; ``measured_at`` is the iteration of ``metrics``."""
+    """What a loop reached. ``metrics``, measured at iteration ``measured_at``, is None where it was stopped before its first validation."""
 
     iterations: int
     seconds: float
@@ -53,7 +58,7 @@ class Loop:
     """AdamW on a poly schedule with warm-up, gradient clipping, AMP, EMA and accumulation, for a number of iterations.
 
     ``forward(x_BCHW)`` gives the logits of ``model``; ``validate(module)`` measures a module in eval mode. With a ``folder`` it writes
-    ``model.safetensors`` at each validation that is kept and ``checkpoints/last.pt``; ``identity`` says whose they are.
+    ``model.safetensors`` and ``metrics.json`` at each validation that is kept, ``checkpoints/last.pt``; ``identity`` says whose they are.
     """
 
     def __init__(
@@ -80,10 +85,8 @@ class Loop:
         self.identity = dict(identity or {})
         check_precision(config.amp, self.device)
         self.layout = torch.channels_last if config.channels_last else torch.contiguous_format
-        self.model = model.to(self.device, memory_format=self.layout)
+        self.model = model.to(self.device).to(memory_format=self.layout)
         self.loss = loss.to(self.device) if isinstance(loss, nn.Module) else loss
-        if config.freeze_backbone:
-            self._backbone().requires_grad_(False)
         self.trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.optimizer = build_optimizer(
             self.model, lr=config.lr, weight_decay=config.weight_decay, backbone_lr_scale=config.backbone_lr_scale
@@ -115,9 +118,9 @@ class Loop:
         batches = self.batches(self.iteration * config.accumulation)
         if self._random is not None:
             set_random_state(self._random, self.device)
-        self._training_mode()
+        self.model.train()
         while self.iteration < self.iterations and not stopped:
-            lr = self.schedule.apply(self.optimizer, self.iteration)
+            lr = config.lr * self.schedule.apply(self.optimizer, self.iteration)
             loss = self._step(batches, lr)
             self.iteration += 1
             told = {"loss": loss, "lr": lr}
@@ -209,7 +212,7 @@ class Loop:
         module.eval()
         with own_randomness(self.device):
             metrics = self.validate(module)
-        self._training_mode()
+        self.model.train()
         if self.kept is None or self.config.keep == "last" or metrics.miou > self.kept.metrics.miou:
             self.kept = _Kept(metrics, self.iteration, None if self.folder is None else plain_weights(module))
             self._write_kept()
@@ -223,6 +226,13 @@ class Loop:
                 **{key: str(value) for key, value in self.identity.items() if isinstance(value, str)},
             }
             write_weights(path, self.kept.weights, notes)
+            measured = {
+                "iteration": self.kept.iteration,
+                "metrics": dict(self.kept.metrics.values),
+                "per_class": dict(self.kept.metrics.per_class),
+                "protocol": dict(self.kept.metrics.protocol),
+            }
+            write_atomic(path.with_name(MEASURED), json.dumps(measured, indent=2) + "\n")
 
     def _weights_file(self) -> Path | None:
         return None if self.folder is None else self.folder / WEIGHTS
@@ -230,16 +240,6 @@ class Loop:
     def _checkpoint(self) -> None:
         if self.folder is not None:
             save_checkpoint(self.folder / "checkpoints", self.state())
-
-    def _training_mode(self) -> None:
-        self.model.train()
-        if self.config.freeze_backbone:
-            self._backbone().eval()
-
-    def _backbone(self) -> nn.Module:
-        backbone = self.model.get_submodule("backbone")
-        assert isinstance(backbone, nn.Module)
-        return backbone
 
 
 def _finite(value: float) -> bool:

@@ -109,7 +109,8 @@ def sqrt_median_frequency(pixels: Sequence[int], seen_in: Sequence[int]) -> list
     """w_c = sqrt(clip(median(f) / f_c, 0.3, 5)), f_c = pixels of c / counted pixels of the images that hold c.
 
     Median frequency balancing of Eigen & Fergus (1411.4734, section 6.3.2), its range cut and its contrast halved on the log scale, so that
-    rare classes are learnt in a short run and common ones are not lost. A class that no image holds gets the largest weight; the median is over the others.
+    rare classes are learnt in a short run and common ones are not lost. A class that no image holds gets the largest weight; the median is
+    over the others.
     """
     with np.errstate(divide="ignore", invalid="ignore"):
         frequency = np.asarray(pixels, dtype=np.float64) / np.asarray(seen_in, dtype=np.float64)

@@ -19,8 +19,8 @@ IGNORE = 255
 class Metrics:
     """Measured numbers and how they were measured.
 
-    ``values`` by name in percent: ``miou``, ``macc``, ``aacc``, and the same with ``_split`` behind for further splits. ``per_class`` maps class
-    name to IoU in percent; a class whose union is empty is absent.
+    ``values`` by name in percent: ``miou``, ``macc``, ``aacc``, and the same with ``_split`` behind for further splits. ``per_class`` maps
+    class name to IoU in percent; a class whose union is empty is absent.
     """
 
     values: Mapping[str, float]

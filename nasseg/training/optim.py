@@ -12,8 +12,8 @@ from torch.optim import AdamW, Optimizer
 def build_optimizer(model: nn.Module, *, lr: float, weight_decay: float, backbone_lr_scale: float) -> AdamW:
     """AdamW over the weights that are trained.
 
-    Norms, biases and other 1-d weights do not decay, nor do weights a module lists in its ``no_weight_decay()`` (timm's convention). Weights
-    under ``model.backbone`` learn at ``lr × backbone_lr_scale``. Each group keeps its peak rate under ``peak_lr`` for :class:`Poly`.
+    Norms, biases and other 1-d weights do not decay, nor do weights a module lists in its ``no_weight_decay()`` (timm's convention).
+    Weights under ``model.backbone`` learn at ``lr × backbone_lr_scale``. Each group keeps its peak rate as ``peak_lr`` for :class:`Poly`.
     """
     exempt = {
         f"{prefix}.{name}" if prefix else name
@@ -35,7 +35,8 @@ def build_optimizer(model: nn.Module, *, lr: float, weight_decay: float, backbon
 class Poly:
     """The share of the peak learning rate at iteration t = 0 … n-1: (t+1)/(w+1) for t < w, then (1 - (t-w)/(n-w))^power.
 
-    w = round(warmup·n). A function of t alone, so a resumed run cannot fall out of step and a checkpoint holds no schedule; mmsegmentation's LinearLR + PolyLR.
+    w = round(warmup·n). A function of t alone, so a resumed run cannot fall out of step and a checkpoint holds no schedule. The shape is
+    that of mmsegmentation's LinearLR + PolyLR.
     """
 
     def __init__(self, iterations: int, *, warmup: float, power: float) -> None:
@@ -50,8 +51,8 @@ class Poly:
         return float((1 - (t - self.warmup) / (self.iterations - self.warmup)) ** self.power)
 
     def apply(self, optimizer: Optimizer, t: int) -> float:
-        """Set every group's rate for iteration ``t``; returns the decoder's (the largest)."""
+        """Set every group's rate for iteration ``t``; returns the factor."""
         factor = self.factor(t)
         for group in optimizer.param_groups:
             group["lr"] = group["peak_lr"] * factor
-        return float(max(group["lr"] for group in optimizer.param_groups))
+        return factor

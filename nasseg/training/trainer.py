@@ -36,7 +36,7 @@ def trainer_names() -> list[str]:
 
 
 def load_trainer(name: str) -> Any:
-    """The trainer class behind a name: ``proxy`` is class ``Proxy`` of ``nasseg.trainers.proxy``; ``my.module:Class`` is any importable class.
+    """The trainer class behind a name: ``proxy`` is class ``Proxy`` of ``nasseg.trainers.proxy``, ``my.module:Class`` any importable class.
 
     Raises :class:`ConfigError` for a name that leads nowhere and for a class without ``Config`` and ``run``.
     """

@@ -1,0 +1,242 @@
+"""The folder of one training run.
+
+runs/Y/
+├── run.yaml             what was asked for, every setting resolved
+├── genotype.yaml        the network
+├── log.csv              one row an iteration
+├── model.safetensors    the weights that are kept
+├── metrics.json         their numbers, with protocol
+├── curves.png           log.csv as a picture
+└── checkpoints/         last.pt, previous.pt: the whole state
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import safetensors.torch
+from safetensors import SafetensorError
+
+from nasseg.data.layouts import open_data
+from nasseg.errors import BundleError, ConfigError, NassegError, StudyError
+from nasseg.files import dump_yaml, read_json_or_none, read_yaml
+from nasseg.genes.genotype import Genotype
+from nasseg.models.backbones.registry import describe_backbone
+from nasseg.models.segmenter import SegModel, build
+from nasseg.training.checkpoint import WEIGHTS, checkpoint_files
+from nasseg.training.curves import LogFile, draw_curves
+from nasseg.training.device import resolve_device
+from nasseg.training.environment import stamp
+from nasseg.training.loop import MEASURED
+from nasseg.training.trainer import load_trainer
+from nasseg.training.trial import Report, Result, Trial
+
+FORMAT = 1
+RUN = "run.yaml"
+GENOTYPE = "genotype.yaml"
+LOG = "log.csv"
+CURVES = "curves.png"
+CHECKPOINTS = "checkpoints"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunDir:
+    """A run's folder: made by :meth:`create`, read by :meth:`open`. ``facts`` is the content of ``run.yaml``."""
+
+    path: Path
+    genotype: Genotype
+    facts: Mapping[str, Any]
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> Self:
+        """Read a run's folder; raises :class:`BundleError` where it is none, is damaged, or was written by a newer nasseg."""
+        folder = Path(path)
+        if not folder.is_dir():
+            raise BundleError(f"{folder}: {'not a folder; a run is one' if folder.exists() else 'no such folder'}")
+        missing = [name for name in (RUN, GENOTYPE) if not (folder / name).is_file()]
+        if missing:
+            raise BundleError(f"{folder}: not a training run: {' and '.join(missing)} missing")
+        try:
+            facts = read_yaml(folder / RUN)
+            genotype = Genotype.load(folder / GENOTYPE)
+        except ConfigError as error:
+            raise BundleError(str(error)) from error
+        wanted = ("trainer", "settings", "data", "classes", "palette", "size", "in_chans", "mean", "std", "seed")
+        if not isinstance(facts, Mapping) or not isinstance(facts.get("format"), int):
+            raise BundleError(f"{folder / RUN}: not the description of a training run")
+        if facts["format"] > FORMAT:
+            raise BundleError(f"{folder / RUN}: written by a newer nasseg (format {facts['format']}; this one reads {FORMAT})")
+        lost = [key for key in wanted if key not in facts]
+        if lost:
+            raise BundleError(f"{folder / RUN}: {', '.join(lost)} missing")
+        return cls(path=folder, genotype=genotype, facts=facts)
+
+    @classmethod
+    def create(cls, path: str | os.PathLike[str], trial: Trial, *, resume: bool = False) -> Self:
+        """The folder of ``trial``, new or, with ``resume``, the one it was begun in.
+
+        Everything given is checked before anything is written. Raises :class:`StudyError` for a folder that holds something else, another
+        run (saying what differs), or this very run where ``resume`` was not asked for; and for one that cannot be written.
+        """
+        folder = Path(path)
+        made = cls(path=folder, genotype=trial.genotype, facts=describe(trial))
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            if not (folder / RUN).is_file():
+                raise StudyError(f"{folder}: holds something that is not a training run; give another --out")
+            made._same_as(cls.open(folder), resume)
+            return made
+        made._write()
+        return made
+
+    @property
+    def weights(self) -> Path:
+        """The weights that are kept: the best validation's or the last's, averaged where EMA was on."""
+        return self.path / WEIGHTS
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of training and evaluation."""
+        height, width = self.facts["size"]
+        return int(height), int(width)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes."""
+        return tuple(str(name) for name in self.facts["classes"])
+
+    @property
+    def metrics(self) -> Mapping[str, Any]:
+        """``metrics.json``: ``metrics``, ``per_class``, ``protocol``, ``iteration``; :class:`BundleError` where nothing was measured yet."""
+        found = read_json_or_none(self.path / MEASURED)
+        if found is None:
+            raise BundleError(f"{self.path}: no {MEASURED} yet: this run has not come to its first validation")
+        return found
+
+    def trial(self) -> Trial:
+        """The trial this folder was made for, to be gone on with."""
+        return Trial(
+            genotype=self.genotype,
+            data=str(self.facts["data"]),
+            size=self.size,
+            trainer=str(self.facts["trainer"]),
+            settings=dict(self.facts["settings"]),
+            seed=int(self.facts["seed"]),
+            weights=self.facts.get("weights"),
+            pretrained=bool(self.facts.get("pretrained", False)),
+        )
+
+    def load_model(self) -> SegModel:
+        """The trained network in eval mode on the CPU; :class:`BundleError` where its weights are missing, torn, or of another network."""
+        if not self.weights.is_file():
+            raise BundleError(f"{self.path}: no {WEIGHTS} yet: this run has not come to its first validation")
+        model = build(self.genotype, len(self.classes), in_chans=int(self.facts["in_chans"]))
+        try:
+            tensors = safetensors.torch.load_file(self.weights)
+            model.load_state_dict(tensors)
+        except (SafetensorError, RuntimeError, OSError) as error:
+            raise BundleError(f"{self.weights}: not the weights of {GENOTYPE} beside it ({str(error).splitlines()[0]})") from error
+        return model.eval()
+
+    def run(self, report: Report) -> Result:
+        """Train in this folder, from its checkpoint where there is one; every iteration goes into ``log.csv`` and then to ``report``.
+
+        Bad input that shows only now (a weights file of another model, a truncated image) leaves no folder behind, unless there is already a
+        checkpoint in it to go on from.
+        """
+        trial = self.trial()
+        parent = self.path / CHECKPOINTS if checkpoint_files(self.path / CHECKPOINTS) else None
+        trial = trial.attempt(str(self.path), None if parent is None else str(parent))
+        trainer = load_trainer(trial.trainer)(trial.settings)
+        log = LogFile(self.path / LOG, [f"{name}{tail}" for tail in self._tails() for name in ("miou", "macc", "aacc")])
+        started = time.monotonic()
+
+        def logged(iteration: int, metrics: Mapping[str, float]) -> bool:
+            log.write(iteration, time.monotonic() - started, metrics)
+            return report(iteration, metrics)
+
+        try:
+            result: Result = trainer.run(trial, logged)
+        except NassegError:
+            if not checkpoint_files(self.path / CHECKPOINTS):
+                shutil.rmtree(self.path, ignore_errors=True)
+            raise
+        if (self.path / LOG).is_file():
+            draw_curves(self.path / LOG, self.path / CURVES, f"{self.genotype.backbone} · {self.genotype.short()}")
+        return result
+
+    def _tails(self) -> list[str]:
+        """What stands behind the names of metrics: nothing for val, _SPLIT for further splits."""
+        others = [
+            name for name in self.facts["splits"] if name not in ("train", "val") and (name != "test" or self.facts["settings"]["test"])
+        ]
+        return ["", *(f"_{name}" for name in others)]
+
+    def _same_as(self, there: RunDir, resume: bool) -> None:
+        operational = load_trainer(str(self.facts["trainer"])).Config.OPERATIONAL
+        mine, theirs = _compared(self, operational), _compared(there, operational)
+        keys = [*mine, *(key for key in theirs if key not in mine)]
+        differing = [f"{key} {theirs.get(key)} there, {mine.get(key)} here" for key in keys if mine.get(key) != theirs.get(key)]
+        if differing:
+            raise StudyError(f"{self.path} holds another run: {'; '.join(differing)}; give another --out")
+        if not resume:
+            raise StudyError(f"{self.path} holds this run already; add --resume to go on with it, or give another --out")
+
+    def _write(self) -> None:
+        """Both files at once: a folder made beside the target and moved into place."""
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = Path(tempfile.mkdtemp(dir=self.path.parent, prefix=f".{self.path.name}."))
+            try:
+                self.genotype.save(temporary / GENOTYPE)
+                (temporary / RUN).write_text(dump_yaml(dict(self.facts)), encoding="utf-8")
+                temporary.chmod(0o755)
+                os.replace(temporary, self.path)
+            except BaseException:
+                shutil.rmtree(temporary, ignore_errors=True)
+                raise
+        except OSError as error:
+            raise StudyError(f"{self.path}: cannot be written ({error.strerror})") from error
+
+
+def describe(trial: Trial) -> dict[str, Any]:
+    """``run.yaml`` of a trial. Opens the data and looks the backbone up, and so raises for whatever is wrong with either."""
+    config = load_trainer(trial.trainer).Config.parse(trial.settings, where=f"trainer {trial.trainer}")
+    data = open_data(trial.data)
+    data.split("train"), data.split("val")
+    if trial.genotype.backbone is None:
+        # build's own sentence for it
+        build(trial.genotype, data.num_classes)
+    spec = describe_backbone(str(trial.genotype.backbone))
+    return {
+        "format": FORMAT,
+        "trainer": trial.trainer,
+        "settings": config.model_dump(),
+        "data": data.spec,
+        "data_fingerprint": data.fingerprint,
+        "splits": {name: len(split) for name, split in data.splits.items()},
+        "classes": list(data.classes),
+        "palette": [list(colour) for colour in data.palette],
+        "size": list(trial.size),
+        "in_chans": spec.in_chans,
+        "mean": list(spec.mean),
+        "std": list(spec.std),
+        "seed": trial.seed,
+        "weights": None if trial.weights is None else str(Path(trial.weights).expanduser().resolve()),
+        "pretrained": trial.pretrained,
+        "environment": stamp(resolve_device(config.device)),
+    }
+
+
+def _compared(run: RunDir, operational: frozenset[str]) -> dict[str, Any]:
+    """What must agree for two descriptions to be of one run: neither places nor operational settings."""
+    facts = run.facts
+    settings = {f"trainer.{name}": value for name, value in facts["settings"].items() if name not in operational}
+    names = ("trainer", "data_fingerprint", "size", "seed", "pretrained")
+    return {**run.genotype.flat(), **{name: facts.get(name) for name in names}, **settings}
