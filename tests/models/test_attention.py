@@ -1,0 +1,110 @@
+"""Strip attention, its propagation and its uniform limit, one block at a time."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from kits_model import features, fill
+
+from nasseg.models.attention import AttentionMap, Mixing, OwnAttention, ReusedAttention, UniformAttention, attention_map
+
+T = 24
+
+
+def own(heads: int, rank: int | str, *, query_pool: int = 1, shared: bool = False, channels: int = 40) -> OwnAttention:
+    mixing = Mixing([16, 8], [True, False], True)
+    made = OwnAttention(channels, 8, mixing, heads=heads, rank=rank, query_pool=query_pool, shared=shared)
+    return fill(made).eval()
+
+
+def stage_input(channels: int = 40) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """A map of 8×12 and two maps pooled to 2×3."""
+    maps = features(2, (64, 96), (8, channels, 16, 8))
+    return maps[1], [F.avg_pool2d(maps[2], 2), maps[3]]
+
+
+@pytest.mark.parametrize("heads", [1, 2, 4, 5, 8])
+@pytest.mark.parametrize("rank", [1, 2, 4, 8, "full"])
+def test_strips_equal_a_softmax_by_einsum(heads: int, rank: int | str) -> None:
+    block = own(heads, rank)
+    x_BCHW, pooled = stage_input()
+    with torch.no_grad():
+        o_BCHW, handed_on = block(x_BCHW, pooled)
+        y = block.mixing(pooled)
+        width = 40 // heads if rank == "full" else int(rank)
+        q = torch.einsum("bnc,oc->bno", block.norm(x_BCHW).flatten(2).mT, block.query.weight).reshape(2, 96, heads, width)
+        k = torch.einsum("bmt,ot->bmo", y, block.key.weight).reshape(2, 6, heads, width)
+        v = torch.einsum("bmt,ot->bmo", y, block.value.weight).reshape(2, 6, heads, 40 // heads)
+        weight = torch.einsum("bnhr,bmhr->bhnm", q, k).div(math.sqrt(40 / heads)).exp()
+        weight = weight / weight.sum(-1, keepdim=True)
+        o = torch.einsum("bhnm,bmhd->bnhd", weight, v).reshape(2, 96, 40) @ block.out.weight.T + block.out.bias
+    assert handed_on is None
+    torch.testing.assert_close(o_BCHW, o.mT.reshape(2, 40, 8, 12), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("rank", [1, 2, "full"])
+def test_a_map_in_the_open_gives_what_the_fused_kernel_gives(rank: int | str) -> None:
+    x_BCHW, pooled = stage_input()
+    shared, alone = own(4, rank, shared=True), own(4, rank)
+    with torch.no_grad():
+        (o_shared, handed_on), (o_alone, _) = shared(x_BCHW, pooled), alone(x_BCHW, pooled)
+    torch.testing.assert_close(o_shared, o_alone, rtol=1e-5, atol=1e-5)
+    assert handed_on is not None
+    assert handed_on.grid == (8, 12)
+    assert handed_on.weights_BhNM.shape == (2, 4, 96, 6)
+    torch.testing.assert_close(handed_on.weights_BhNM.sum(-1), torch.ones(2, 4, 96))
+
+
+def test_pooled_queries_come_back_at_full_size() -> None:
+    x_BCHW, pooled = stage_input()
+    block = own(4, 1, query_pool=2, shared=True)
+    with torch.no_grad():
+        o_BCHW, handed_on = block(x_BCHW, pooled)
+    assert o_BCHW.shape == x_BCHW.shape
+    assert handed_on is not None
+    assert handed_on.grid == (4, 6)
+
+
+@pytest.mark.parametrize("grid", [(4, 6), (1, 1), (3, 2), (8, 12)])
+def test_propagation_equals_its_literal_definition(grid: tuple[int, int]) -> None:
+    # Literal: upsample the map along its queries to one row per pixel of the stage, then apply it to the values.
+    x_BCHW, pooled = stage_input()
+    block = fill(ReusedAttention(40, Mixing([16, 8], [True, False], True))).eval()
+    q, k = torch.sin(torch.arange(2 * 4 * math.prod(grid) * 3.0)), torch.cos(torch.arange(2 * 4 * 6 * 3.0) * 7)
+    a_BhNM = attention_map(q.reshape(2, 4, -1, 3) * 3, k.reshape(2, 4, 6, 3), 1.0)
+    with torch.no_grad():
+        o_BCHW = block(x_BCHW, pooled, AttentionMap(a_BhNM, grid))
+        rows = a_BhNM.permute(0, 1, 3, 2).reshape(2, 4 * 6, *grid)
+        rows = F.interpolate(rows, size=(8, 12), mode="bilinear", align_corners=False).reshape(2, 4, 6, 96)
+        torch.testing.assert_close(rows.sum(2), torch.ones(2, 4, 96))
+        v = block.value(block.mixing(pooled)).reshape(2, 6, 4, 10)
+        o = torch.einsum("bhmn,bmhd->bnhd", rows, v).reshape(2, 96, 40) @ block.out.weight.T + block.out.bias
+    torch.testing.assert_close(o_BCHW, o.mT.reshape(2, 40, 8, 12), rtol=1e-5, atol=1e-5)
+
+
+def test_rank_zero_equals_a_softmax_of_zeros() -> None:
+    x_BCHW, pooled = stage_input()
+    uniform, asked = fill(UniformAttention(40, Mixing([16, 8], [True, False], True))).eval(), own(4, 1)
+    asked.load_state_dict(uniform.state_dict(), strict=False)
+    with torch.no_grad():
+        asked.query.weight.zero_()
+        o_BC11, (o_BCHW, _) = uniform(pooled), asked(x_BCHW, pooled)
+    assert o_BC11.shape == (2, 40, 1, 1)
+    torch.testing.assert_close(o_BC11.expand_as(o_BCHW), o_BCHW, rtol=1e-5, atol=1e-5)
+
+
+def test_one_key_is_given_to_every_query() -> None:
+    x_BCHW, _ = stage_input()
+    pooled = [torch.ones(2, 16, 1, 1), torch.zeros(2, 8, 1, 1)]
+    with torch.no_grad():
+        o_BCHW, _ = own(4, "full")(x_BCHW, pooled)
+    torch.testing.assert_close(o_BCHW, o_BCHW[:, :, :1, :1].expand_as(o_BCHW))
+
+
+def test_a_map_on_the_key_grid_has_no_convolution() -> None:
+    mixing = Mixing([16, 8], [True, False], True)
+    assert [sum(p.numel() for p in conv.parameters()) for conv in mixing.convs] == [16 * 16 + 16, 0]
+    assert sum(p.numel() for p in Mixing([16, 8], [True, False], False).parameters()) == 2 * T

@@ -1,0 +1,124 @@
+"""Norm, pooling, resize, tokens, initialisation."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from kits_model import features
+from torch import nn
+
+from nasseg.models.ffn import Ffn
+from nasseg.models.fusion import Fusion
+from nasseg.models.lpm import Lpm
+from nasseg.models.ops import (
+    ChannelNorm,
+    Residual,
+    block_mean,
+    channels_last,
+    init_block,
+    merge_heads,
+    resize,
+    split_heads,
+    stochastic_depth,
+    to_map,
+    to_tokens,
+)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    ratio=st.sampled_from([1, 2, 4, 8, 16, 32]), stride=st.sampled_from([4, 8, 16, 32]), rows=st.integers(1, 3), columns=st.integers(1, 3)
+)
+def test_block_mean_averages_over_the_pixels_a_window_has(ratio: int, stride: int, rows: int, columns: int) -> None:
+    height, width = rows * 32 // stride, columns * 32 // stride
+    x_BCHW = torch.arange(2 * height * width, dtype=torch.float32).reshape(1, 2, height, width)
+    pooled = block_mean(x_BCHW, ratio, stride)
+    assert pooled.shape == (1, 2, math.ceil(height / ratio), math.ceil(width / ratio))
+    for i in range(pooled.shape[2]):
+        for j in range(pooled.shape[3]):
+            window = x_BCHW[0, :, i * ratio : (i + 1) * ratio, j * ratio : (j + 1) * ratio]
+            torch.testing.assert_close(pooled[0, :, i, j], window.mean((1, 2)))
+
+
+def test_block_mean_by_hand() -> None:
+    x_BCHW = torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0], [7.0, 8.0, 9.0]])[None, None]
+    assert block_mean(x_BCHW, 2, 32).tolist() == [[[[3.0, 4.5], [7.5, 9.0]]]]
+    assert block_mean(x_BCHW, 1, 32) is x_BCHW
+
+
+def test_resize_by_hand() -> None:
+    x_BCHW = torch.tensor([[0.0, 4.0]])[None, None]
+    assert resize(x_BCHW, (1, 4)).tolist() == [[[[0.0, 1.0, 3.0, 4.0]]]]
+    assert resize(x_BCHW, (2, 4)).tolist() == [[[[0.0, 1.0, 3.0, 4.0], [0.0, 1.0, 3.0, 4.0]]]]
+    assert resize(x_BCHW, (1, 2)) is x_BCHW
+
+
+def test_channel_norm_by_hand() -> None:
+    norm = ChannelNorm(2)
+    x_BCHW = torch.tensor([1.0, 3.0]).reshape(1, 2, 1, 1).expand(1, 2, 2, 3)
+    out = norm(x_BCHW)
+    assert out.shape == (1, 2, 2, 3)
+    # Mean 2, variance 1: the pixel becomes -1 and 1, but for eps.
+    torch.testing.assert_close(out[0, :, 1, 2], torch.tensor([-1.0, 1.0]), rtol=0, atol=1e-5)
+
+
+def test_maps_and_tokens_share_memory() -> None:
+    x_BCHW = channels_last(features(2, (64, 96))[0])
+    tokens = to_tokens(x_BCHW)
+    assert tokens.shape == (2, 16 * 24, 8)
+    assert tokens.is_contiguous()
+    assert tokens.data_ptr() == x_BCHW.data_ptr()
+    assert torch.equal(tokens[0, 24 + 5], x_BCHW[0, :, 1, 5])
+    back = to_map(tokens, (16, 24))
+    assert torch.equal(back, x_BCHW)
+    assert back.data_ptr() == x_BCHW.data_ptr()
+    assert channels_last(x_BCHW) is x_BCHW
+
+
+def test_norm_and_residual_keep_channels_last() -> None:
+    x_BCHW = channels_last(features()[1])
+    for block in (ChannelNorm(16), Residual(16, Ffn(16, 2, True), 0.0), Residual(16, Lpm(16, "coord"), 0.0)):
+        assert block(x_BCHW).is_contiguous(memory_format=torch.channels_last)
+
+
+def test_heads_hold_neighbouring_channels() -> None:
+    x_BNC = torch.arange(12.0).reshape(1, 2, 6)
+    by_head = split_heads(x_BNC, 3)
+    assert by_head.shape == (1, 3, 2, 2)
+    assert by_head[0, 1].tolist() == [[2.0, 3.0], [8.0, 9.0]]
+    assert torch.equal(merge_heads(by_head), x_BNC)
+
+
+def test_stochastic_depth_is_absent_at_rate_zero_and_acts_in_training_only() -> None:
+    assert isinstance(stochastic_depth(0.0), nn.Identity)
+    torch.manual_seed(0)
+    drop = stochastic_depth(0.5)
+    x_BCHW = torch.ones(64, 1, 1, 1)
+    kept = drop.train()(x_BCHW)
+    assert set(kept.flatten().tolist()) == {0.0, 2.0}
+    assert torch.equal(drop.eval()(x_BCHW), x_BCHW)
+
+
+def test_blocks_start_as_segformer_does() -> None:
+    torch.manual_seed(0)
+    ffn = Ffn(64, 4, True)
+    init_block(ffn.modules())
+    assert ffn.expand.weight.std().item() == pytest.approx(0.02, rel=0.05)
+    assert ffn.reduce.weight.std().item() == pytest.approx(0.02, rel=0.05)
+    # Fan-out of one group: 9 · 256 / 256.
+    assert isinstance(ffn.depthwise, nn.Conv2d)
+    assert ffn.depthwise.weight.std().item() == pytest.approx(math.sqrt(2 / 9), rel=0.05)
+    assert all(not p.any() for name, p in ffn.named_parameters() if name.endswith("bias"))
+
+
+def test_heads_start_as_mmsegmentation_does() -> None:
+    torch.manual_seed(0)
+    fusion = Fusion("concat", (64, 128), 256, 150, project=None, dropout=0.0)
+    assert fusion.classifier.weight.std().item() == pytest.approx(0.01, rel=0.05)
+    assert fusion.mix.conv.weight.std().item() == pytest.approx(math.sqrt(2 / 256), rel=0.05)
+    assert fusion.classifier.bias is not None
+    assert not fusion.classifier.bias.any()
