@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -43,9 +44,7 @@ def classes_of(root: Path, pairs: Sequence[Pair], number: str | None, relabel: t
     if file.is_file():
         found = read_classes(file)
         if wanted is not None and wanted != len(found.names):
-            raise DataError(
-                f"{spec}: classes={wanted}, but {file} names {len(found.names)} classes; leave the setting out or correct the file"
-            )
+            raise DataError(f"{spec}: classes={wanted}, but {file} names {len(found.names)}; leave the setting out or correct the file")
         return found
     if wanted is not None:
         return numbered(wanted, f"?classes={wanted}")
@@ -115,5 +114,6 @@ def highest_label(pairs: Sequence[Pair], relabel: tuple[int, ...] | None) -> int
 
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # Pillow decodes outside the interpreter lock
         highest = max(pool.map(of, pairs))
-    write_atomic(file, canonical_json({"highest": highest, "masks": len(pairs)}))
+    with contextlib.suppress(OSError):  # a cache that cannot be written costs time, nothing else
+        write_atomic(file, canonical_json({"highest": highest, "masks": len(pairs)}))
     return highest

@@ -68,11 +68,8 @@ class Pair:
 
     @classmethod
     def of(cls, id_: str, image: Path, mask: Path) -> Self:
-        """With sizes and times as they are now."""
-        try:
-            first, second = image.stat(), mask.stat()
-        except OSError as error:
-            raise DataError(f"{error.filename}: cannot be read ({error.strerror})") from error
+        """With sizes and times as they are now. Raises OSError."""
+        first, second = image.stat(), mask.stat()
         return cls(id_, image, mask, (first.st_size, second.st_size, first.st_mtime_ns, second.st_mtime_ns))
 
 

@@ -26,6 +26,7 @@ UInt8 = NDArray[np.uint8]
 
 _UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
 _WIDE = ("I", "I;16", "I;16B", "I;16L", "I;16N")
+_ORIENTATION = 274  # EXIF tag
 _SPREAD = {"L;2": 85, "L;4": 17}  # Pillow's factor from raw number to grey level
 
 
@@ -47,10 +48,7 @@ def read_raw_mask(path: Path) -> NDArray[np.integer[Any]]:
     try:
         with Image.open(path) as image:
             if image.mode not in ("L", "P", "1", *_WIDE):
-                raise DataError(
-                    f"{path}: mask has {len(image.getbands())} channels ({image.mode}); a mask is one channel of class numbers "
-                    f"with {IGNORE} for ignored pixels: convert its colours to class numbers"
-                )
+                raise DataError(f"{path}: mask has {len(image.getbands())} channels ({image.mode}); {_many_channels(image)}")
             raw_mode = image.tile[0][3] if image.tile else None
             factor = _SPREAD.get(raw_mode if isinstance(raw_mode, str) else "", 1)
             numbers = np.array(image.convert("L")) // 255 if image.mode == "1" else np.array(image)
@@ -78,6 +76,15 @@ def read_mask(path: Path, num_classes: int | None = None, relabel: UInt8 | None 
     return mask
 
 
+def turned(path: Path) -> bool:
+    """Whether the file's EXIF data asks a viewer to turn or mirror the image; the pixels are read as they are stored."""
+    try:
+        with Image.open(path) as image:
+            return bool(image.getexif().get(_ORIENTATION, 1) != 1)
+    except _UNREADABLE:
+        return False
+
+
 def image_size(path: Path) -> tuple[int, int]:
     """(height, width) from the file's head, nothing decoded."""
     try:
@@ -85,6 +92,13 @@ def image_size(path: Path) -> tuple[int, int]:
             return image.height, image.width
     except _UNREADABLE as error:
         raise DataError(f"{path}: {unreadable(error)}; replace the file or take it out of the data set") from error
+
+
+def _many_channels(image: Image.Image) -> str:
+    channels = np.array(image)[..., :3]
+    same = channels.ndim == 3 and channels.shape[-1] == 3 and bool((channels == channels[..., :1]).all())
+    cure = "its colours are all grey, keep the first channel" if same else "convert its colours to class numbers"
+    return f"a mask is one channel of class numbers with {IGNORE} for ignored pixels: {cure}"
 
 
 def unreadable(error: BaseException) -> str:

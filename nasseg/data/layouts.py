@@ -111,7 +111,10 @@ def open_data(spec: str) -> DataSet:
     parsed = parse_spec(spec)
     if parsed.kind == "synthetic":
         return open_synthetic(parsed)
-    return _open_folder(parsed)
+    try:
+        return _open_folder(parsed)
+    except OSError as error:
+        raise DataError(f"{error.filename or parsed.place}: cannot be read ({error.strerror})") from error
 
 
 def find_tree(root: Path) -> Tree:
