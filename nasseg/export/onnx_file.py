@@ -23,6 +23,9 @@ OPSET = 18
 METADATA_KEY = "nasseg"
 """Under this key the file's metadata holds the content of ``preprocessing.json``, so that the file alone says how to feed it."""
 
+# Notes of the exporter on each node, with paths of the machine that exports; what says where a node belongs stays.
+_TRACES = ("pkg.torch.onnx.stack_trace", "pkg.torch.onnx.fx_node", "pkg.torch.onnx.class_hierarchy")
+
 
 def write_onnx(model: nn.Module, path: str | os.PathLike[str], size: tuple[int, int], in_chans: int, metadata: Mapping[str, Any]) -> None:
     """Write ``model.forward`` (eval mode, on the CPU) as ONNX: ``image`` (batch, C, H, W) to ``logits`` (batch, K, h, w).
@@ -43,6 +46,10 @@ def write_onnx(model: nn.Module, path: str | os.PathLike[str], size: tuple[int, 
         )
     assert program is not None
     proto = program.model_proto
+    for node in proto.graph.node:
+        for index in reversed(range(len(node.metadata_props))):
+            if node.metadata_props[index].key in _TRACES:
+                del node.metadata_props[index]
     entry = proto.metadata_props.add()
     entry.key, entry.value = METADATA_KEY, json.dumps(dict(metadata), ensure_ascii=False)
     onnx.checker.check_model(proto, full_check=True)

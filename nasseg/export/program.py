@@ -24,9 +24,17 @@ def dynamic_batch() -> tuple[dict[int, Any]]:
 
 
 def write_program(model: nn.Module, path: str | os.PathLike[str], size: tuple[int, int], in_chans: int) -> None:
-    """Write ``model.forward`` (eval mode, on the CPU) as a program for any batch of images of one size."""
+    """Write ``model.forward`` (eval mode, on the CPU) as a program for any batch of images of one size.
+
+    Raises whatever the exporter raises.
+    """
     with torch.no_grad():
         program = torch.export.export(model, (batch_of_two(size, in_chans),), dynamic_shapes=dynamic_batch())
+    for module in program.graph_module.modules():
+        for node in getattr(getattr(module, "graph", None), "nodes", ()):
+            node.meta.pop("stack_trace", None)  # paths of the machine that exports
+    # Compilers want an example input in the file; one number seen as two images keeps it small.
+    program.example_inputs = ((torch.zeros(()).expand(2, in_chans, *size),), {})
     torch.export.save(program, os.fspath(path))
 
 

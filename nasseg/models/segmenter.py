@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -26,6 +28,8 @@ class SegModel(nn.Module):
         self.stride = genotype.fusion_stride
         self.backbone = backbone
         self.decoder = decoder
+        # What a bundle says of pixels and classes; set by nasseg.export.bundle.load_bundle.
+        self.preprocessing: dict[str, Any] | None = None
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Logits (B, K, ceil(H/s), ceil(W/s)) with s = ``stride``."""
