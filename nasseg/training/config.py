@@ -68,7 +68,10 @@ class TrainingConfig(BaseModel):
     )
     threads: int = Field(default=0, ge=0, description="CPU threads of one run; 0 leaves PyTorch's own number")
     device: str = Field(
-        default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto (a CUDA device where there is one), cpu, cuda or cuda:N"
+        default="auto",
+        pattern=r"^(auto|cpu|cuda(:\d+)?)$",
+        title="auto, cpu, cuda or cuda:N",
+        description="where to compute; auto is a CUDA device where there is one, else the CPU",
     )
     workers: int = Field(default=0, ge=0, description="processes that load and augment images; 0 does it in the training process")
     cache: bool = Field(default=False, description="keep the decoded images in memory")
@@ -112,7 +115,7 @@ class TrainingConfig(BaseModel):
         fields: dict[str, Any] = {}
         for key, value in defaults.items():
             info = cls.model_fields[key]
-            parts = (info.annotation, *info.metadata, Field(description=info.description))
+            parts = (info.annotation, *info.metadata, Field(title=info.title, description=info.description))
             fields[key] = (Annotated[parts], value)
         made: type[TrainingConfig] = create_model(name, __base__=cls, __doc__=cls.__doc__, **fields)
         made()
@@ -150,7 +153,7 @@ def legal(info: FieldInfo) -> str:
     if info.annotation is bool:
         return "true or false"
     if info.annotation is str:
-        return (info.description or "a text") if any(getattr(m, "pattern", None) for m in info.metadata) else "a text"
+        return info.title or "a text"
     words = "a whole number" if info.annotation is int else "a number"
     lower, upper, lower_in, upper_in = _bounds(info)
     if lower is not None:

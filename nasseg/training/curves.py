@@ -26,19 +26,22 @@ class LogFile:
     def __init__(self, path: Path, names: Sequence[str]) -> None:
         self.path = path
         self.columns = (*FIRST, *names)
-        self._next: int | None = None
+        self._before: float | None = None
 
     def write(self, iteration: int, seconds: float, metrics: Mapping[str, float]) -> None:
-        """Append a row. The first call drops rows from ``iteration`` on, torn ones included: a resumed run writes them again."""
-        if self._next is None:
-            self._keep_before(iteration)
+        """Append a row; ``seconds`` count from this object's first.
+
+        The first call drops rows from ``iteration`` on, torn ones included: a resumed run writes them again.
+        """
+        if self._before is None:
+            self._before = self._keep_before(iteration)
         row: dict[str, object] = {name: repr(metrics[name]) for name in self.columns if name in metrics}
-        row |= {"iteration": iteration, "seconds": f"{seconds:.2f}"}
+        row |= {"iteration": iteration, "seconds": f"{self._before + seconds:.2f}"}
         with self.path.open("a", encoding="utf-8") as file:
             csv.DictWriter(file, self.columns, restval="", extrasaction="ignore", lineterminator="\n").writerow(row)
-        self._next = iteration + 1
 
-    def _keep_before(self, iteration: int) -> None:
+    def _keep_before(self, iteration: int) -> float:
+        """Write the file anew with the rows before ``iteration``; the seconds they took."""
         kept = [row for row in read_log(self.path) if row["iteration"] < iteration]
         text = io.StringIO()
         writer = csv.DictWriter(text, self.columns, restval="", extrasaction="ignore", lineterminator="\n")
@@ -48,6 +51,7 @@ class LogFile:
                 {**{k: repr(v) for k, v in row.items()}, "iteration": int(row["iteration"]), "seconds": f"{row['seconds']:.2f}"}
             )
         write_atomic(self.path, text.getvalue())
+        return kept[-1]["seconds"] if kept else 0.0
 
 
 def read_log(path: str | os.PathLike[str]) -> list[dict[str, float]]:
@@ -86,12 +90,12 @@ def draw_curves(log: str | os.PathLike[str], path: str | os.PathLike[str], title
     rate.plot(steps, [row["lr"] for row in rows], color="#b5651d", linewidth=1.0, linestyle="--", label="learning rate")
     rate.set_ylabel("learning rate")
     above.set_ylabel("loss")
-    above.legend(loc="upper right")
+    above.legend(loc="best")
     for name in names:
         points = [(row["iteration"], row[name]) for row in rows if name in row]
         below.plot(*zip(*points, strict=True), marker="o", markersize=3, linewidth=1.2, label=name)
     if names:
-        below.legend(loc="lower right")
+        below.legend(loc="best")
     below.set_ylabel("percent")
     below.set_xlabel("iteration")
     figure.suptitle(title)

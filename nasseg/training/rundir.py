@@ -113,7 +113,7 @@ class RunDir:
 
     @property
     def metrics(self) -> Mapping[str, Any]:
-        """``metrics.json``: ``metrics``, ``per_class``, ``protocol``, ``iteration``; :class:`BundleError` where nothing was measured yet."""
+        """``metrics.json``: ``metrics``, ``per_class``, ``protocol``, ``iteration``; :class:`BundleError` before the first."""
         found = read_json_or_none(self.path / MEASURED)
         if found is None:
             raise BundleError(f"{self.path}: no {MEASURED} yet: this run has not come to its first validation")
@@ -133,7 +133,7 @@ class RunDir:
         )
 
     def load_model(self) -> SegModel:
-        """The trained network in eval mode on the CPU; :class:`BundleError` where its weights are missing, torn, or of another network."""
+        """The trained network in eval mode on the CPU; :class:`BundleError` where its weights are missing, torn, or of another."""
         if not self.weights.is_file():
             raise BundleError(f"{self.path}: no {WEIGHTS} yet: this run has not come to its first validation")
         model = build(self.genotype, len(self.classes), in_chans=int(self.facts["in_chans"]))
@@ -147,8 +147,8 @@ class RunDir:
     def run(self, report: Report) -> Result:
         """Train in this folder, from its checkpoint where there is one; every iteration goes into ``log.csv`` and then to ``report``.
 
-        Bad input that shows only now (a weights file of another model, a truncated image) leaves no folder behind, unless there is already a
-        checkpoint in it to go on from.
+        Bad input that shows only now (a weights file of another model, a truncated image) leaves no folder behind, unless there is already
+        a checkpoint in it to go on from.
         """
         trial = self.trial()
         parent = self.path / CHECKPOINTS if checkpoint_files(self.path / CHECKPOINTS) else None

@@ -1,0 +1,132 @@
+"""What a training run looks like on the screen, and how it is stopped."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+PLAIN_EVERY = 10.0
+"""Seconds between two lines where no terminal shows a bar."""
+BAR = 20
+
+
+class RunView:
+    """A bar with iteration, loss, learning rate, speed, time to go and last mIoU; without a terminal a plain line now and then."""
+
+    def __init__(self, console: Console, total: int) -> None:
+        self.console = console
+        self.total = total
+        self.miou: float | None = None
+        self._bar: Progress | None = None
+        self._task: TaskID | None = None
+        self._begun: tuple[int, float] | None = None
+        self._said = time.monotonic()
+
+    def __enter__(self) -> Self:
+        if self.console.is_terminal:
+            self._bar = Progress(
+                TextColumn("iteration"),
+                MofNCompleteColumn(),
+                BarColumn(bar_width=24),
+                TextColumn("{task.fields[numbers]}"),
+                TimeRemainingColumn(),
+                console=self.console,
+                refresh_per_second=4,
+            )
+            self._task = self._bar.add_task("train", total=self.total, numbers="")
+            self._bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def show(self, iteration: int, metrics: Mapping[str, float]) -> None:
+        """Take note of a report."""
+        now = time.monotonic()
+        if self._begun is None:
+            # The first iteration holds the start-up, and a resumed run does not begin at 0.
+            self._begun = (iteration, now)
+        speed = (iteration - self._begun[0]) / (now - self._begun[1]) if iteration > self._begun[0] else 0.0
+        measured = "miou" in metrics
+        self.miou = metrics.get("miou", self.miou)
+        numbers = f"loss {metrics['loss']:.4f} · lr {metrics['lr']:.2e} · {speed:.2f} it/s"
+        if self.miou is not None:
+            numbers += f" · mIoU {self.miou:.2f}"
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, completed=iteration, numbers=numbers)
+        elif measured or iteration == self.total or now - self._said >= PLAIN_EVERY:
+            self._said = now
+            left = f" · {_clock((self.total - iteration) / speed)} to go" if speed and iteration < self.total else ""
+            self.console.print(f"iteration {iteration}/{self.total} · {numbers}{left}", soft_wrap=True)
+
+
+class StopSwitch:
+    """On after Ctrl-C or SIGTERM. A second Ctrl-C interrupts at once."""
+
+    def __init__(self) -> None:
+        self.on = False
+
+    def press(self, number: int, frame: FrameType | None) -> None:
+        """The signals' handler."""
+        if self.on:
+            raise KeyboardInterrupt
+        self.on = True
+
+
+@contextmanager
+def stop_switch() -> Iterator[StopSwitch]:
+    """A switch that both signals press while the block runs."""
+    switch = StopSwitch()
+    with ExitStack() as after:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            before = signal.signal(number, switch.press)
+            after.callback(signal.signal, number, before)
+        yield switch
+
+
+def result_table(metrics: Mapping[str, float], per_class: Mapping[str, float], classes: tuple[str, ...]) -> Table:
+    """IoU by class with bars, and the means; a class that occurs neither in the masks nor in the predictions has a dash."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("class")
+    table.add_column("IoU %", justify="right")
+    table.add_column("")
+    for name in classes:
+        value = per_class.get(name)
+        table.add_row(name, "–" if value is None else f"{value:.2f}", "" if value is None else bar(value))
+    table.add_section()
+    for name, value in metrics.items():
+        table.add_row(LABELS.get(name, name), f"{value:.2f}", bar(value), style="bold" if name == "miou" else None)
+    return table
+
+
+LABELS = {"miou": "mIoU", "macc": "mAcc", "aacc": "aAcc"}
+
+
+def bar(percent: float) -> str:
+    """A bar of up to 20 cells, in eighths of a cell."""
+    eighths = round(max(0.0, min(100.0, percent)) / 100 * BAR * 8)
+    return "█" * (eighths // 8) + " ▏▎▍▌▋▊▉"[eighths % 8].strip()
+
+
+def protocol_line(protocol: Mapping[str, Any]) -> str:
+    """How numbers were measured, in one line."""
+    height, width = protocol["size"]
+    return (
+        f"{protocol['split']}, {protocol['images']} images at {height}x{width} ({protocol['resize']}, whole image, single scale, no flip), "
+        f"{protocol['masks']} masks, {protocol['classes']} classes, {protocol['ignore']} ignored, {protocol['weights']} weights"
+    )
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -1,0 +1,86 @@
+"""What ``nasseg train`` is to train: a study's trial, a genotype file or a published design, with everything given beside it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from nasseg.cli.genotypes import read_genotype
+from nasseg.data.layouts import open_data
+from nasseg.genes.genotype import Genotype
+from nasseg.search.store import Picked, is_study, pick
+from nasseg.training.trial import Trial
+
+LARGEST_SHORT_SIDE = 512
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """The options of the command line; None is what was not given."""
+
+    data: str | None = None
+    size: tuple[int, int] | None = None
+    backbone: str | None = None
+    weights: str | None = None
+    pretrained: bool | None = None
+    seed: int | None = None
+    trainer: str = "full"
+    genes: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+def trial_of(target: str, asked: Asked) -> Trial:
+    """The trial that was asked for.
+
+    A study's trial brings its data, size, weights, seed and the training settings that were searched; those the whole study was run with
+    only where the same recipe trains it again. What is given on the command line goes first. Raises the :class:`NassegError` of what is
+    wrong.
+    """
+    found = Path(target).is_dir() and is_study(target)
+    named = re.fullmatch(r"(.+):(\w+)", target)
+    if found or (named and is_study(named[1])):
+        return _of_study(pick(target), asked)
+    data = asked.data or "synthetic"
+    return Trial(
+        genotype=_changed(read_genotype(target), asked),
+        data=data,
+        size=asked.size or natural_size(data),
+        trainer=asked.trainer,
+        settings=dict(asked.settings),
+        seed=asked.seed or 0,
+        weights=asked.weights,
+        pretrained=bool(asked.pretrained),
+    )
+
+
+def _of_study(picked: Picked, asked: Asked) -> Trial:
+    fixed = picked.fixed if picked.trainer == asked.trainer else {}
+    genotype = _changed(picked.genotype, asked)
+    same_backbone = genotype.backbone == picked.genotype.backbone
+    pretrained = picked.pretrained if asked.pretrained is None and asked.weights is None and same_backbone else bool(asked.pretrained)
+    return Trial(
+        genotype=genotype,
+        data=asked.data or picked.data,
+        size=asked.size or picked.size,
+        trainer=asked.trainer,
+        settings={**fixed, **picked.settings, **asked.settings},
+        seed=picked.seed if asked.seed is None else asked.seed,
+        weights=asked.weights or (picked.weights if same_backbone and not pretrained else None),
+        pretrained=pretrained,
+    )
+
+
+def _changed(genotype: Genotype, asked: Asked) -> Genotype:
+    if asked.backbone is not None:
+        genotype = genotype.on(asked.backbone.removeprefix("timm:"))
+    return genotype.override(asked.genes) if asked.genes else genotype
+
+
+def natural_size(data: str) -> tuple[int, int]:
+    """The size to train at where none is given: that of the first training image, its short side at most 512, in multiples of 32."""
+    height, width = open_data(data).split("train")[0].mask.shape
+    scale = min(1.0, LARGEST_SHORT_SIDE / min(height, width))
+    return max(32, round(height * scale / 32) * 32), max(32, round(width * scale / 32) * 32)
