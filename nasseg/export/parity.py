@@ -27,7 +27,7 @@ BATCHES = (1, 3)
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """One file against the module: largest |Δlogit|, the largest |logit| to judge it by, cells of equal class in percent, mIoU if measured."""
+    """One file against the module: largest |Δlogit|, the largest |logit| to judge it by, cells of equal class in percent, mIoU or None."""
 
     name: str
     delta: float

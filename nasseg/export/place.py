@@ -52,6 +52,8 @@ def beside(target: Path) -> Iterator[Path]:
 def move(folder: Path, target: Path) -> None:
     """Put a finished folder in the target's place; what lay there is kept until the new one stands."""
     folder.chmod(0o755)
+    for file in folder.iterdir():
+        file.chmod(0o644)
     if not target.exists():
         folder.rename(target)
         return

@@ -1,0 +1,58 @@
+"""``nasseg export``: a training run becomes a bundle that can leave the house."""
+
+from __future__ import annotations
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from nasseg.cli.console import wide_console
+from nasseg.errors import ConfigError, Problem
+from nasseg.export.bundle import IMAGES, Exported, export_run
+
+
+@click.command("export")
+@click.argument("run")
+@click.option("--out", required=True, help="Folder of the bundle; must be new or empty.")
+@click.option("--force", is_flag=True, help="Replace the bundle that lies there.")
+@click.option("--data", help="Where the run's data lie now, if they have moved.")
+@click.option("--images", type=int, default=IMAGES, show_default=True, help="Validation images to compare mIoU on; 0 for none.")
+def command(run: str, out: str, force: bool, data: str | None, images: int) -> None:
+    """Turn training run RUN (runs/Y) into a bundle: genotype, weights, ONNX, torch.export program, preprocessing, card.
+
+    ONNX Runtime and the reloaded program must compute what the trained network computes, or nothing is written.
+    """
+    if images < 0:
+        raise ConfigError(Problem("", "--images", "a number of images from 0", images, 0))
+    console = wide_console()
+    with console.status("reading the run") as status:
+
+        def say(line: str) -> None:
+            if console.is_terminal and len(line) < 60:
+                status.update(line)
+            else:
+                console.print(line, markup=False)
+
+        exported = export_run(run, out, data=data, images=images, force=force, say=say)
+    draw(console, exported)
+
+
+def draw(console: Console, exported: Exported) -> None:
+    """The files with their sizes and how far they agree with the module."""
+    parity = exported.parity
+    figures = {one.name: one for one in parity.agreements}
+    table = Table(box=None, pad_edge=False)
+    table.add_column("file")
+    for column in ("bytes", "largest Δlogit", "of the largest", "same class", "mIoU"):
+        table.add_column(column, justify="right")
+    for name, size in exported.files:
+        one = figures.get(name)
+        if one is None:
+            table.add_row(name, f"{size:,}", "", "", "", "")
+        else:
+            miou = "-" if one.miou is None or parity.miou is None else f"{one.miou:.3f} ({one.miou - parity.miou:+.3f})"
+            table.add_row(name, f"{size:,}", f"{one.delta:.1e}", f"{one.relative:.1e}", f"{one.same:.3f} %", miou)
+    console.print(table)
+    mious = "" if parity.miou is None else f", mIoU {parity.miou:.3f} % of the module on {parity.images} of its validation images"
+    console.print(f"Compared with the trained module on {parity.pictures}{mious}.", markup=False)
+    console.print(f"Bundle: {exported.path}", markup=False)

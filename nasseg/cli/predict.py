@@ -1,0 +1,83 @@
+"""``nasseg predict``: what a bundle sees on images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from nasseg.cli.console import wide_console
+from nasseg.cli.options import SIZE
+from nasseg.errors import ConfigError, Problem
+from nasseg.export.bundle import bundle_predictor
+from nasseg.export.predict import Drawn, Predictor, predict_images
+from nasseg.report.overlay import percent_text
+from nasseg.training.device import resolve_device
+
+MOST_NAMED = 4
+"""Classes a row of the table names."""
+
+
+@click.command("predict")
+@click.argument("bundle")
+@click.argument("images", nargs=-1)
+@click.option("--out", required=True, help="Folder for NAME_overlay.png and NAME_mask.png of each image.")
+@click.option("--size", type=SIZE, help="What the network gets for an image or a window; default: the size it was trained at.")
+@click.option("--window", type=SIZE, help="Slide a window of so many image pixels over every image, each window resized to --size.")
+@click.option("--stride", type=SIZE, help="Way from one window to the next in image pixels; default: two thirds of the window.")
+@click.option("--whole", is_flag=True, help="Never slide, however large the image.")
+@click.option("--alpha", type=float, default=0.5, show_default=True, help="How strongly colours cover the image, 0 to 1.")
+@click.option("--onnx", is_flag=True, help="Run model.onnx in ONNX Runtime instead of the module.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 …: where the module runs.")
+def command(
+    bundle: str,
+    images: tuple[str, ...],
+    out: str,
+    size: tuple[int, int] | None,
+    window: tuple[int, int] | None,
+    stride: tuple[int, int] | None,
+    whole: bool,
+    alpha: float,
+    onnx: bool,
+    device: str,
+) -> None:
+    """Draw what BUNDLE sees on IMAGES (files and folders): an overlay with a legend, and a mask of class numbers.
+
+    An image is resized to the size the network was trained at, as when it was measured. One that is more than twice as high and wide as the
+    images of its validation set is cut into overlapping windows of their size instead; --window and --whole decide by hand.
+    """
+    if not images:
+        raise ConfigError(Problem("", "IMAGES", "name at least one image or folder"))
+    if onnx and device not in ("auto", "cpu"):
+        raise ConfigError(Problem("", "--device", "ONNX Runtime runs on the CPU here", device, "cpu"))
+    place = "cpu" if onnx else str(resolve_device(device))
+    forward, preprocessing = bundle_predictor(bundle, onnx=onnx, device=place)
+    predictor = Predictor(forward, preprocessing, size=size, window=window, stride=stride, whole=whole)
+    console = wide_console()
+    drawn: list[Drawn] = []
+    try:
+        with console.status("") as status:
+
+            def done(one: Drawn, number: int, total: int) -> None:
+                drawn.append(one)
+                status.update(f"{number} of {total}: {one.image}")
+
+            predict_images(predictor, images, out, alpha=alpha, done=done)
+    finally:
+        if drawn:
+            draw(console, drawn)
+
+
+def draw(console: Console, drawn: Sequence[Drawn]) -> None:
+    """One row an image: how it was seen, its largest classes, the overlay."""
+    table = Table(box=None, pad_edge=False)
+    for column in ("image", "size", "seen", "largest classes"):
+        table.add_column(column)
+    table.add_column("seconds", justify="right")
+    table.add_column("overlay")
+    for one in drawn:
+        named = ", ".join(f"{share.name} {percent_text(share.percent)}" for share in one.shares[:MOST_NAMED])
+        table.add_row(one.image.name, f"{one.size[0]}x{one.size[1]}", one.how, named, f"{one.seconds:.2f}", str(one.overlay))
+    console.print(table)
