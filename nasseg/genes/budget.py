@@ -14,14 +14,17 @@ SCALES = {"": 1.0, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
 _NUMBER = re.compile(r"\s*([0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?)\s*([KkMmGgTt]?)\s*")
 
 
-def quantity(value: float) -> str:
-    """A count with a decimal unit and three digits: ``1.93G``, ``5.49M``, ``640``."""
-    for unit in ("T", "G", "M", "K"):
-        # Rounding first: 999.7e6 is 1.00G, not 1000M.
-        if abs(value) >= SCALES[unit] * 0.9995:
-            scaled = value / SCALES[unit]
-            return f"{scaled:.{2 if abs(scaled) < 9.995 else 1 if abs(scaled) < 99.95 else 0}f}{unit}"
-    return f"{value:.0f}" if value == round(value) else f"{value:.3g}"
+def quantity(value: float, *, up: bool = False) -> str:
+    """A count with a decimal unit and three digits: ``1.93G``, ``5.49M``, ``640``; ``up`` rounds up, for a bound that holds the value."""
+    if value != 0:
+        # Three digits first, then the unit: 999.7e6 is 1.00G, not 1000M.
+        unit = 10.0 ** (math.floor(math.log10(abs(value))) - 2)
+        value = (math.ceil(value / unit - 1e-9) if up else round(value / unit)) * unit
+    for name, scale in reversed(SCALES.items()):
+        scaled = value / scale
+        if abs(scaled) >= 0.9995 and name:
+            return f"{scaled:.{2 if abs(scaled) < 9.995 else 1 if abs(scaled) < 99.95 else 0}f}{name}"
+    return f"{value:.3g}"
 
 
 def parse_quantity(given: Any) -> float:
@@ -122,12 +125,12 @@ class Budget:
     def violated(self, values: Mapping[str, float]) -> str | None:
         """The broken bounds in words, ``macs 1.93G > 1.50G``, the worst first; None if the budget holds."""
         broken = sorted(((values[n] / b, n) for n, b in self.bounds.items() if values[n] > b), reverse=True)
-        return ", ".join(_comparison(name, values[name], self.bounds[name]) for _, name in broken) or None
+        return ", ".join(comparison(name, values[name], self.bounds[name]) for _, name in broken) or None
 
 
-def _comparison(name: str, value: float, bound: float) -> str:
+def comparison(name: str, value: float, bound: float) -> str:
+    """``macs 1.93G > 1.50G``; in full where three digits do not tell them apart."""
     shown, limit = quantity(value), quantity(bound)
     if shown == limit:
-        # Too close for three digits.
         shown, limit = f"{value:,.0f}", f"{bound:,.0f}"
     return f"{name} {shown} > {limit}"

@@ -170,9 +170,33 @@ GENES: dict[str, Gene] = {
             "Mix-FFN with its 3×3 depthwise convolution, or a plain MLP",
             _one_of(True, False),
         ),
-        Gene("project", "global", ("none", 128, 256), "none", "always", "width of a 1×1 per stage before fusion", _one_of("none", 64, 128, 256)),
-        Gene("fusion", "global", ("concat", "fca"), "concat", "always", "concat + 1×1, or CANet's feature cross attention", _one_of("concat", "fca")),
-        Gene("fusion_width", "global", (64, 96, 128, 192, 256, 384, 512, 768), 128, "always", "channels of the fused map", _whole(16, 1024, 8)),
+        Gene(
+            "project",
+            "global",
+            ("none", 128, 256),
+            "none",
+            "always",
+            "width of a 1×1 per stage before fusion",
+            _one_of("none", 64, 128, 256),
+        ),
+        Gene(
+            "fusion",
+            "global",
+            ("concat", "fca"),
+            "concat",
+            "always",
+            "concat + 1×1, or CANet's feature cross attention",
+            _one_of("concat", "fca"),
+        ),
+        Gene(
+            "fusion_width",
+            "global",
+            (64, 96, 128, 192, 256, 384, 512, 768),
+            128,
+            "always",
+            "channels of the fused map",
+            _whole(16, 1024, 8),
+        ),
     )
 }
 

@@ -130,7 +130,7 @@ class Genotype:
         return digest({k: v for k, v in self.to_dict().items() if k != "format"})
 
     def override(self, assignments: Mapping[str, Any], *, where: str = "--set") -> Self:
-        """A copy with genes replaced. A bare stage gene (``lpm``) is set at every stage that reads it, a dotted one (``stage3.lpm``) at its own.
+        """A copy with genes replaced: a bare stage gene (``lpm``) at every stage that reads it, a dotted one (``stage3.lpm``) at its own.
 
         Raises :class:`ConfigError` for unknown genes, illegal values, and a dotted gene that the resulting network would not read.
         """
@@ -210,11 +210,14 @@ class Genotype:
 
         kept = [(i, genes) for i in reversed(STAGES) if (genes := self.stages[i - 1]) is not None]
         maps = " ".join(
-            f"{i}:" + ("-" if g.attention == "none" else str(g.source) if g.source else f"own{'F' if g.rank == 'full' else g.rank}") for i, g in kept
+            f"{i}:" + ("-" if g.attention == "none" else str(g.source) if g.source else f"own{'F' if g.rank == 'full' else g.rank}")
+            for i, g in kept
         )
         ffn = joined([f"{g.ffn}{'' if g.ffn_depthwise or not g.ffn else 'm'}" for _, g in kept])
         project = f" p{self.project}" if self.project else ""
-        return f"{maps} | lpm {joined([g.lpm for _, g in kept])} | ffn {ffn} | {self.fusion}{project} {self.fusion_width}/{self.fusion_stride}"
+        return (
+            f"{maps} | lpm {joined([g.lpm for _, g in kept])} | ffn {ffn} | {self.fusion}{project} {self.fusion_width}/{self.fusion_stride}"
+        )
 
 
 def _by_stage(raw: Mapping[str, Any], where: str, problems: list[Problem]) -> dict[int, dict[str, Any]]:
@@ -250,9 +253,7 @@ def _by_stage(raw: Mapping[str, Any], where: str, problems: list[Problem]) -> di
     return named
 
 
-def _stage(
-    stage: int, raw: Mapping[str, Any], deeper: Sequence[StageGenes | None], where: str, problems: list[Problem]
-) -> StageGenes:
+def _stage(stage: int, raw: Mapping[str, Any], deeper: Sequence[StageGenes | None], where: str, problems: list[Problem]) -> StageGenes:
     """The canonical genes of one stage, given those of the deeper ones."""
     found = len(problems)
 
@@ -280,17 +281,31 @@ def _stage(
         if source is None or source.attention != "own":
             owners = [f"stage{j}" for j in STAGES if j > stage and (g := deeper[j - 1]) is not None and g.attention == "own"]
             problems.append(
-                Problem(where, f"stage{stage}.attention", "a reused map must belong to a deeper stage whose attention is own", attention, [*owners, "own"][0])
+                Problem(
+                    where,
+                    f"stage{stage}.attention",
+                    "a reused map must belong to a deeper stage whose attention is own",
+                    attention,
+                    [*owners, "own"][0],
+                )
             )
         else:
             grid = source.key_stride
             if "key_stride" in raw and read("key_stride") != grid:
-                problems.append(Problem(where, f"stage{stage}.key_stride", f"a reused map needs its source's grid ({attention})", raw["key_stride"], grid))
+                problems.append(
+                    Problem(
+                        where, f"stage{stage}.key_stride", f"a reused map needs its source's grid ({attention})", raw["key_stride"], grid
+                    )
+                )
             if source.rank == 0:
                 # A uniform map is the same wherever it comes from: one network, one spelling.
                 attention, rank, key_stride = "own", 0, grid
             elif "heads" in raw and read("heads") != source.heads:
-                problems.append(Problem(where, f"stage{stage}.heads", f"reuse needs the head count of its source ({attention})", raw["heads"], source.heads))
+                problems.append(
+                    Problem(
+                        where, f"stage{stage}.heads", f"reuse needs the head count of its source ({attention})", raw["heads"], source.heads
+                    )
+                )
     if grid is not None and len(problems) == found:
         pooled = [j for j in STAGES if STRIDES[j - 1] <= grid]
         inputs = read("inputs", default_inputs)

@@ -1,0 +1,451 @@
+"""Which genotypes a space holds, exactly: counted, numbered and walked without listing them.
+
+A space is a chain of *slots*: the global genes, and each stage's genes from stage 4 to stage 1. Walking down the chain, a slot is read or
+not, and open or settled, by what earlier slots hold. What later slots can still see of the past is small (whether a deeper stage owns a
+map, and on which grid, not how it got there), so the number of ways to go on is a recursion over (slot, what is still seen) with a memory:
+some ten thousand states for the full decoder space. From the counts follow legality (a value is legal if at least one way goes on from it),
+the size, the k-th genotype, and with it uniform samples.
+
+Every way is another genotype. Three rules see to that: a gene that nothing reads has no value; a map of rank 0 is never reused (each
+stage can spell the uniform map itself); and where one variable serves several stages, a choice that means the same as an earlier one at
+every stage that reads it is not taken (``native`` heads and 8 heads, if stage 4 alone has a map).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Final
+
+from nasseg.genes.gene import GENES, STAGES, STRIDES
+from nasseg.genes.genotype import Genotype, StageGenes
+from nasseg.genes.variable import Choices, Condition
+
+Values = Mapping[str, Any]
+"""Canonical gene values by slot (``stage4.rank``, ``fusion``); None marks a gene that nothing reads."""
+
+DEFAULT: Final = object()
+"""Stands for the gene's default, which for ``inputs`` depends on the key grid."""
+
+# Within a stage each gene comes after those it looks at; the two derived slots are what other slots need to know of a map.
+STAGE_ORDER = (
+    "attention", "key_stride", "rank", "map", "grid", "heads", "inputs", "pool_conv", "query_pool", "lpm", "ffn", "ffn_depthwise",
+)  # fmt: skip
+CHAIN: tuple[tuple[str, int], ...] = (
+    ("backbone", 0),
+    ("fusion_stride", 0),
+    *((gene, stage) for stage in reversed(STAGES) for gene in STAGE_ORDER),
+    ("project", 0),
+    ("fusion", 0),
+    ("fusion_width", 0),
+)
+"""Genes in drawing order, deep stages first; a condition may move a slot behind the one it looks at."""
+
+
+def slot_name(gene: str, stage: int) -> str:
+    """``fusion`` for a global gene, ``stage3.lpm`` for a stage's."""
+    return f"stage{stage}.{gene}" if stage else gene
+
+
+def sees(gene: str, stage: int) -> tuple[str, ...]:
+    """The slots that decide whether this one is read and what is legal there."""
+    if stage == 0:
+        return ()
+    here = f"stage{stage}."
+    deeper = tuple(f"stage{j}.map" for j in STAGES if j > stage)
+    return {
+        "attention": ("fusion_stride", *deeper),
+        "key_stride": (here + "attention",),
+        "rank": (here + "attention",),
+        "map": (here + "key_stride", here + "rank"),
+        "grid": (here + "attention", here + "key_stride", *deeper),
+        "heads": (here + "map",),
+        "inputs": (here + "grid",),
+        "pool_conv": (here + "grid", here + "inputs"),
+        "query_pool": (here + "map",),
+        "lpm": ("fusion_stride",),
+        "ffn": ("fusion_stride",),
+        "ffn_depthwise": (here + "ffn",),
+    }[gene]
+
+
+def is_read(gene: str, stage: int, values: Values) -> bool:
+    """Whether the network looks at this gene, as :mod:`nasseg.genes.genotype` has it."""
+    here = f"stage{stage}."
+    match gene:
+        case "attention" | "lpm" | "ffn":
+            return bool(STRIDES[stage - 1] >= values["fusion_stride"])
+        case "key_stride" | "rank":
+            return bool(values[here + "attention"] == "own")
+        case "heads" | "query_pool":
+            return values[here + "map"] is not None
+        case "inputs":
+            return values[here + "grid"] is not None
+        case "pool_conv":
+            grid = values[here + "grid"]
+            return grid is not None and not (grid in STRIDES and values[here + "inputs"] == (STRIDES.index(grid) + 1,))
+        case "ffn_depthwise":
+            return bool(values[here + "ffn"])
+    return True
+
+
+def is_legal(gene: str, stage: int, value: Any, values: Values) -> bool:
+    """Whether this value of a gene that is read goes with the earlier ones."""
+    if gene == "attention" and value.startswith("stage"):
+        return int(value[5:]) > stage and values[f"{value}.map"] is not None
+    if gene == "inputs":
+        return bool(all(STRIDES[j - 1] <= values[f"stage{stage}.grid"] for j in value))
+    return True
+
+
+def default_value(gene: str, stage: int, values: Values) -> Any:
+    """The canonical default: what a genotype file that does not name the gene gets."""
+    if gene == "inputs":
+        return tuple(j for j in STAGES if STRIDES[j - 1] <= values[f"stage{stage}.grid"])
+    default = GENES[gene].default
+    return GENES[gene].check(default, stage) if default != "" else None
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """How one slot gets its value: from ``variable``, or else settled to ``value``; to ``otherwise`` where a condition does not hold."""
+
+    gene: str
+    stage: int
+    value: Any = DEFAULT
+    variable: Choices | None = None
+    conditions: tuple[Condition, ...] = ()
+    otherwise: Any = DEFAULT
+
+    @property
+    def slot(self) -> str:
+        """The slot's name."""
+        return slot_name(self.gene, self.stage)
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """One way on from a slot.
+
+    ``choice`` is set where a variable is drawn here. ``follows`` marks a slot whose tied variable was drawn before; ``value`` then stands
+    for all choices alike to the one drawn.
+    """
+
+    value: Any
+    state: tuple[Any, ...]
+    choice: int | None = None
+    follows: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """What is kept of a tied variable: the first choice ``like`` the one drawn, and earlier choices that so far mean the same."""
+
+    like: int
+    twins: frozenset[int]
+
+
+def alike(variable: Choices) -> tuple[int, ...]:
+    """For each choice of a tied variable the first one that all later slots take for the same.
+
+    A later slot sees of a rank and of an FFN ratio only whether they are 0, of inputs the coarsest and whether it is alone, of a local
+    module nothing at all. Choices that mean the same at some stage keep apart: which of them was drawn matters.
+    """
+
+    def seen(value: Any) -> Any:
+        if variable.gene in ("rank", "ffn"):
+            return value == 0
+        if variable.gene == "inputs":
+            return max(value), len(value) == 1
+        return value if variable.gene in ("attention", "key_stride") else None
+
+    first: dict[Any, int] = {}
+    out = []
+    for k in range(len(variable.choices)):
+        rows = list(variable.values.values())
+        alone = all(row[k] is not None and row.count(row[k]) == 1 for row in rows)
+        out.append(first.setdefault(tuple(seen(row[k]) for row in rows) if alone else k, k))
+    return tuple(out)
+
+
+class Cycle(ValueError):
+    """Conditions that wait for each other; ``slots`` are the ones involved."""
+
+    def __init__(self, slots: Sequence[str]) -> None:
+        self.slots = tuple(slots)
+        super().__init__(", ".join(slots))
+
+
+class Grammar:
+    """The chain of one space: one :class:`Binding` per gene and stage. Raises :class:`Cycle` where conditions wait for each other."""
+
+    def __init__(self, bindings: Iterable[Binding]) -> None:
+        self.bindings = {binding.slot: binding for binding in bindings}
+        self.order = self._ordered()
+        last = len(self.order)
+        watched = {condition.slot for binding in self.bindings.values() for condition in binding.conditions}
+        self._alike: dict[str, tuple[int, ...]] = {}
+        for variable in {
+            b.variable.name: b.variable for b in self.bindings.values() if b.variable is not None and b.variable.tied
+        }.values():
+            named = any(slot_name(variable.gene, stage) in watched for stage in variable.stages)
+            self._alike[variable.name] = tuple(range(len(variable.choices))) if named else alike(variable)
+        reads = [self._reads(slot) for slot in self.order]
+        self._live: list[tuple[str, ...]] = []
+        for k in range(last + 1):
+            later = {name for names in reads[k:] for name in names}
+            earlier = {*self.order[:k], *(name for names in reads[:k] for name in names if name.startswith("tie:"))}
+            self._live.append(tuple(sorted(later & earlier)))
+        # Instance-wide memory: a state is what is still seen, so the number of ways on depends on nothing else.
+        self.count: Callable[[int, tuple[Any, ...]], int] = cache(self._count)
+        self.ways: Callable[[int, tuple[Any, ...]], tuple[Way, ...]] = cache(self._ways)
+
+    def _ordered(self) -> tuple[str, ...]:
+        """CHAIN, with slots moved behind those that they see or that their conditions name."""
+        chain = [slot_name(gene, stage) for gene, stage in CHAIN]
+        waits = {}
+        for name, (gene, stage) in zip(chain, CHAIN, strict=True):
+            binding = self.bindings.get(name)
+            waits[name] = {*sees(gene, stage), *(c.slot for c in (binding.conditions if binding else ()))}
+        order: list[str] = []
+        while chain:
+            ready = next((name for name in chain if waits[name] <= set(order)), None)
+            if ready is None:
+                raise Cycle([name for name in chain if name in self.bindings and self.bindings[name].conditions])
+            order.append(ready)
+            chain.remove(ready)
+        return tuple(order)
+
+    def _reads(self, slot: str) -> set[str]:
+        stage, _, gene = slot.rpartition(".")
+        names = set(sees(gene, int(stage[5:]) if stage else 0))
+        binding = self.bindings.get(slot)
+        if binding is not None:
+            names |= {condition.slot for condition in binding.conditions}
+            if binding.variable is not None and binding.variable.tied:
+                names.add(f"tie:{binding.variable.name}")
+        return names
+
+    def _next(self, k: int, values: Mapping[str, Any]) -> tuple[Any, ...] | None:
+        """The state in front of slot k + 1, or None where a tied variable is left with a twin."""
+        live = self._live[k + 1]
+        for name, drawn in values.items():
+            if name.startswith("tie:") and drawn is not None and drawn.twins and name not in live:
+                return None
+        return tuple(values.get(name) for name in live)
+
+    def _ways(self, k: int, state: tuple[Any, ...]) -> tuple[Way, ...]:
+        """The ways on from slot k, those without a completion included."""
+        slot = self.order[k]
+        values: dict[str, Any] = dict(zip(self._live[k], state, strict=True))
+        out: list[Way] = []
+
+        def add(value: Any, choice: int | None = None, tie: Mapping[str, Drawn] | None = None) -> None:
+            following = self._next(k, {**values, slot: value, **(tie or {})})
+            if following is not None:
+                out.append(Way(value, following, choice, tie is not None and choice is None))
+
+        binding = self.bindings.get(slot)
+        if binding is None:
+            add(_derived(slot, values))
+            return tuple(out)
+        gene, stage, variable = binding.gene, binding.stage, binding.variable
+        holds = all(condition.holds(values) for condition in binding.conditions)
+        if not is_read(gene, stage, values):
+            add(None)
+        elif variable is None or not holds:
+            value = binding.value if holds else binding.otherwise
+            value = default_value(gene, stage, values) if value is DEFAULT else value
+            if is_legal(gene, stage, value, values):
+                add(value)
+        else:
+            at = variable.values[stage]
+            tie = f"tie:{variable.name}"
+            before: Drawn | None = values.get(tie)
+            for choice in range(len(at)) if before is None else (before.like,):
+                if at[choice] is None or not is_legal(gene, stage, at[choice], values):
+                    continue
+                if variable.tied:
+                    earlier = range(choice) if before is None else before.twins
+                    twins = frozenset(u for u in earlier if at[u] == at[choice])
+                    add(at[choice], choice if before is None else None, {tie: Drawn(self._alike[variable.name][choice], twins)})
+                else:
+                    add(at[choice], choice)
+        return tuple(out)
+
+    def _count(self, k: int, state: tuple[Any, ...]) -> int:
+        if k == len(self.order):
+            return 1
+        return sum(self.count(k + 1, way.state) for way in self.ways(k, state))
+
+    def size(self) -> int:
+        """The number of genotypes."""
+        return self.count(0, ())
+
+    def _alive(self, k: int, state: tuple[Any, ...]) -> list[Way]:
+        return [way for way in self.ways(k, state) if self.count(k + 1, way.state)]
+
+    def _take(self, slot: str, way: Way, values: dict[str, Any], drawn: dict[str, int]) -> None:
+        """Enter a way's value, and its choice if it has one."""
+        variable = binding.variable if (binding := self.bindings.get(slot)) is not None else None
+        values[slot] = way.value
+        if variable is not None and way.choice is not None:
+            drawn[variable.name] = way.choice
+        elif variable is not None and binding is not None and way.follows:
+            values[slot] = variable.values[binding.stage][drawn[variable.name]]
+
+    def walk(self, pick: Callable[[Choices, int, Sequence[int]], int]) -> dict[str, Any]:
+        """One genotype's values. ``pick(variable, stage, legal)`` answers with a legal choice, and is asked only if there are two."""
+        values: dict[str, Any] = {}
+        drawn: dict[str, int] = {}
+        state: tuple[Any, ...] = ()
+        for k, slot in enumerate(self.order):
+            ways = self._alive(k, state)
+            way = ways[0]
+            if len(ways) > 1:
+                binding = self.bindings[slot]
+                assert binding.variable is not None
+                legal = [w.choice for w in ways if w.choice is not None]
+                way = ways[legal.index(pick(binding.variable, binding.stage, legal))]
+            self._take(slot, way, values, drawn)
+            state = way.state
+        return values
+
+    def at(self, number: int) -> dict[str, Any]:
+        """The values of the genotype with this number, 0 to ``size() - 1``."""
+        values: dict[str, Any] = {}
+        drawn: dict[str, int] = {}
+        state: tuple[Any, ...] = ()
+        for k, slot in enumerate(self.order):
+            for way in self.ways(k, state):
+                ahead = self.count(k + 1, way.state)
+                if number < ahead:
+                    self._take(slot, way, values, drawn)
+                    state = way.state
+                    break
+                number -= ahead
+        return values
+
+    def all(self) -> Iterator[dict[str, Any]]:
+        """Every genotype's values, in the order of their numbers."""
+
+        values: dict[str, Any] = {}
+        drawn: dict[str, int] = {}
+
+        def rest(k: int, state: tuple[Any, ...]) -> Iterator[dict[str, Any]]:
+            if k == len(self.order):
+                yield dict(values)
+                return
+            for way in self._alive(k, state):
+                self._take(self.order[k], way, values, drawn)
+                yield from rest(k + 1, way.state)
+
+        if self.size():
+            yield from rest(0, ())
+
+    def parameters(self, target: Values) -> dict[str, int] | None:
+        """The choices by variable name that lead :meth:`walk` to these values, or None if none do."""
+
+        values: dict[str, Any] = {}
+        drawn: dict[str, int] = {}
+
+        def rest(k: int, state: tuple[Any, ...]) -> dict[str, int] | None:
+            if k == len(self.order):
+                return {}
+            slot = self.order[k]
+            ways = self._alive(k, state)
+            binding = self.bindings.get(slot)
+            for way in ways:
+                self._take(slot, way, values, drawn)
+                if binding is not None and values[slot] != target.get(slot):
+                    continue
+                found = rest(k + 1, way.state)
+                if found is not None:
+                    if way.choice is not None and len(ways) > 1 and binding is not None and binding.variable is not None:
+                        found[binding.variable.name] = way.choice
+                    return found
+            return None
+
+        return rest(0, ())
+
+    def used(self) -> tuple[dict[str, set[int]], dict[str, set[Any]]]:
+        """What at least one genotype takes: choices by variable name, and values by slot. A slot that no genotype reads is missing."""
+        choices: dict[str, set[int]] = {b.variable.name: set() for b in self.bindings.values() if b.variable is not None}
+        taken: dict[str, set[Any]] = {}
+        states: set[tuple[Any, ...]] = {()} if self.size() else set()
+        for k, slot in enumerate(self.order):
+            binding = self.bindings.get(slot)
+            following = set()
+            for state in states:
+                for way in self._alive(k, state):
+                    following.add(way.state)
+                    if way.value is None or binding is None:
+                        continue
+                    meant = taken.setdefault(slot, set())
+                    meant.add(way.value)
+                    variable = binding.variable
+                    if variable is not None and way.choice is not None:
+                        choices[variable.name].add(way.choice)
+                    elif variable is not None and way.follows:
+                        at, like = variable.values[binding.stage], self._alike[variable.name]
+                        meant.update(at[k] for k in range(len(at)) if at[like[k]] == way.value)
+            states = following
+        return choices, taken
+
+    def deadlock(self) -> str | None:
+        """Of a space without any genotype: the last slot that can be reached and where nothing is legal. None if there is a genotype."""
+        if self.size():
+            return None
+        states: set[tuple[Any, ...]] = {()}
+        for k, slot in enumerate(self.order):
+            following = {way.state for state in states for way in self.ways(k, state)}
+            if not following:
+                return slot
+            states = following
+        raise AssertionError("a chain that can be walked to its end has a genotype")
+
+
+def _derived(slot: str, values: Values) -> Any:
+    """``map``: the key grid of a stage that owns a map others may reuse. ``grid``: the key grid a stage works on."""
+    here, _, gene = slot.partition(".")
+    if gene == "map":
+        return values[f"{here}.key_stride"] if values[f"{here}.rank"] not in (None, 0) else None
+    attention = values[f"{here}.attention"]
+    if attention == "own":
+        return values[f"{here}.key_stride"]
+    return values[f"{attention}.map"] if attention is not None and attention != "none" else None
+
+
+def to_genotype(values: Values) -> Genotype:
+    """The genotype with these values. They are canonical already, so the genotype is made as it is and not read again."""
+    stages: list[StageGenes | None] = []
+    for stage in STAGES:
+        genes = {gene: values[f"stage{stage}.{gene}"] for gene in STAGE_ORDER if gene not in ("map", "grid")}
+        stages.append(None if genes["attention"] is None else StageGenes(**genes))
+    project = values["project"]
+    return Genotype(
+        backbone=values["backbone"],
+        fusion_stride=values["fusion_stride"],
+        stages=(stages[0], stages[1], stages[2], stages[3]),
+        project=None if project == "none" else project,
+        fusion=values["fusion"],
+        fusion_width=values["fusion_width"],
+    )
+
+
+def to_values(genotype: Genotype) -> dict[str, Any]:
+    """The inverse of :func:`to_genotype`, without the derived slots."""
+    values: dict[str, Any] = {
+        "backbone": genotype.backbone,
+        "fusion_stride": genotype.fusion_stride,
+        "project": genotype.project or "none",
+        "fusion": genotype.fusion,
+        "fusion_width": genotype.fusion_width,
+    }
+    for stage in STAGES:
+        genes = genotype.stage(stage)
+        for gene in STAGE_ORDER:
+            if gene not in ("map", "grid"):
+                values[f"stage{stage}.{gene}"] = None if genes is None else getattr(genes, gene)
+    return values
