@@ -9,6 +9,7 @@ heads of rank r; K classes; E the fusion's width. Every formula is the count on 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 from nasseg.cost.cost import Part
 from nasseg.errors import ConfigError, Problem
@@ -22,9 +23,31 @@ PAD = 32
 """A network pads its input at the right and the bottom to a multiple of this, the stride of its deepest map."""
 
 
+REMEMBERED = 4096
+"""Terms that few values decide are computed once: an LPM, an FFN, a mixing. The least recently used are forgotten beyond this many."""
+
+
 def padded(size: Grid) -> Grid:
     """The size (height, width) a network works at: both rounded up to a multiple of 32."""
     return -(-size[0] // PAD) * PAD, -(-size[1] // PAD) * PAD
+
+
+@lru_cache(maxsize=REMEMBERED)
+def stage_grids(size: Grid) -> tuple[Grid, ...]:
+    """The grids of the four stages' maps, shallow to deep, for an input of ``size`` (height, width) pixels."""
+    height, width = padded(size)
+    return tuple([(height // s, width // s) for s in STRIDES])
+
+
+def check_image(size: Grid, num_classes: int) -> None:
+    """Raise :class:`ConfigError` for a height, width or class count below 1."""
+    if size[0] < 1 or size[1] < 1 or num_classes < 1:
+        raise ConfigError(Problem("cost", "", "height, width and classes must be 1 or more", (*size, num_classes)))
+
+
+def source_of(genes: StageGenes, stages: Sequence[StageGenes | None]) -> StageGenes | None:
+    """The genes of the stage whose map is reused, or None."""
+    return stages[genes.source - 1] if genes.source else None
 
 
 def decoder_cost(
@@ -36,16 +59,13 @@ def decoder_cost(
     ``resize_logits`` adds the bilinear resize of the logits to the input size, 4·K·H·W, to the fusion's fvcore count: so SegNeXt and
     MetaSeg print their ADE20K numbers. Raises :class:`ConfigError` for a size or class count below 1.
     """
-    if size[0] < 1 or size[1] < 1 or num_classes < 1:
-        raise ConfigError(Problem("cost", "", "height, width and classes must be 1 or more", (*size, num_classes)))
-    height, width = padded(size)
-    grids = [(height // s, width // s) for s in STRIDES]
+    check_image(size, num_classes)
+    grids = stage_grids((size[0], size[1]))
     heads = genotype.heads(channels)
     parts: dict[str, Part] = {}
     for i, genes in enumerate(genotype.stages):
         if genes is not None:
-            source = genotype.stages[int(genes.attention[5:]) - 1] if genes.attention.startswith("stage") else None
-            parts[f"stage{i + 1}"] = stage_cost(i, genes, source, heads[i] or 1, channels, grids)
+            parts[f"stage{i + 1}"] = stage_cost(i, genes, source_of(genes, genotype.stages), heads[i] or 1, channels, grids)
     parts["fusion"] = fusion_cost(genotype, channels, grids, num_classes)
     if resize_logits:
         parts["fusion"] += Part(0, 0, 4 * num_classes * size[0] * size[1])
@@ -54,54 +74,53 @@ def decoder_cost(
 
 def stage_cost(i: int, genes: StageGenes, source: StageGenes | None, heads: int, channels: Sequence[int], grids: Sequence[Grid]) -> Part:
     """Attention, LPM and FFN of stage ``i + 1``. ``source``: genes of the stage whose map is reused; ``heads``: those in use."""
-    c = channels[i]
-    params = macs = extra = 0
-    for part in (
-        _attention(i, genes, source, heads, channels, grids),
-        lpm_cost(genes.lpm, c, grids[i]),
-        ffn_cost(genes.ffn, bool(genes.ffn_depthwise), c, grids[i]),
-    ):
-        params += part.params
-        macs += part.macs
-        extra += part.fvcore
-    return Part(params, macs, extra)
+    c, grid = channels[i], grids[i]
+    attention = attention_cost(i, genes, source, heads, channels, grids)
+    lpm = lpm_cost(genes.lpm, c, grid)
+    ffn = ffn_cost(genes.ffn, genes.ffn_depthwise is True, c, grid)
+    return Part(
+        attention.params + lpm.params + ffn.params,
+        attention.macs + lpm.macs + ffn.macs,
+        attention.fvcore + lpm.fvcore + ffn.fvcore,
+    )
 
 
-def _attention(i: int, genes: StageGenes, source: StageGenes | None, heads: int, channels: Sequence[int], grids: Sequence[Grid]) -> Part:
+def attention_cost(
+    i: int, genes: StageGenes, source: StageGenes | None, heads: int, channels: Sequence[int], grids: Sequence[Grid]
+) -> Part:
+    """The attention of stage ``i + 1``, its mixing included: own map, reused map, uniform map, or nothing."""
     if genes.attention == "none":
         return _NOTHING
-    owner = i if source is None else int(genes.attention[5:]) - 1
     of_map = genes if source is None else source
+    owner = i if genes.source is None else genes.source - 1
     assert genes.inputs is not None
     assert of_map.key_stride is not None
     key_stride, query_pool = of_map.key_stride, of_map.query_pool or 1
-    # 32 / G of the deepest map's size, rounded up: the same number from whichever stage it is pooled.
-    keys = -(-grids[3][0] * STRIDES[3] // key_stride) * -(-grids[3][1] * STRIDES[3] // key_stride)
-    inputs = [(channels[j - 1], genes.pool_conv is True and STRIDES[j - 1] < key_stride) for j in genes.inputs]
+    # ceil(H / G): the same number from whichever stage's map it is pooled.
+    keys = -(-grids[0][0] * STRIDES[0] // key_stride) * -(-grids[0][1] * STRIDES[0] // key_stride)
+    widths = tuple([channels[j - 1] for j in genes.inputs])
+    convolved = tuple([channels[j - 1] for j in genes.inputs if STRIDES[j - 1] < key_stride]) if genes.pool_conv else ()
+    mixing = mixing_cost(widths, convolved, keys)
+    width = sum(widths)
     c, n = channels[i], grids[i][0] * grids[i][1]
     if of_map.rank == 0:
-        return mixing_cost(inputs, keys) + uniform_cost(sum(w for w, _ in inputs), c, keys)
+        return mixing + uniform_cost(width, c, keys)
     queries = -(-grids[owner][0] // query_pool) * -(-grids[owner][1] // query_pool)
-    width = sum(w for w, _ in inputs)
     if source is not None:
-        return mixing_cost(inputs, keys) + reuse_cost(width, c, n, queries, keys)
+        return mixing + reuse_cost(width, c, n, queries, keys)
     rank = c if genes.rank == "full" else heads * int(genes.rank or 0)
-    return mixing_cost(inputs, keys) + own_cost(width, c, rank, n, queries, keys, query_pool > 1)
+    return mixing + own_cost(width, c, rank, n, queries, keys, query_pool > 1)
 
 
-def mixing_cost(inputs: Sequence[tuple[int, bool]], keys: int) -> Part:
-    """Keys and values' common source Y = GELU(LN(concat)): the pooled maps, a 1×1 convolution with bias on those that have one, LayerNorm.
+@lru_cache(maxsize=REMEMBERED)
+def mixing_cost(widths: tuple[int, ...], convolved: tuple[int, ...], keys: int) -> Part:
+    """Keys and values' common source Y = GELU(LN(concat)): the pooled maps, a 1×1 convolution with bias on some of them, LayerNorm.
 
-    ``inputs`` are (width, has a convolution), one a map; ``keys`` is M. Parameters Σ(w²+w) + 2T, MACs M·Σw², LayerNorm 5·M·T.
+    ``widths`` are those of all maps, T their sum; ``convolved`` those of the maps with a convolution; ``keys`` is M. Parameters
+    Σ(w² + w) + 2T and MACs M·Σw², both sums over the convolved; LayerNorm 5·M·T.
     """
-    params = macs = width = 0
-    for w, convolved in inputs:
-        width += w
-        if convolved:
-            params += w * w + w
-            macs += w * w
-    macs *= keys
-    return Part(params + 2 * width, macs, macs + 5 * keys * width)
+    width, squares = sum(widths), sum([w * w for w in convolved])
+    return Part(squares + sum(convolved) + 2 * width, keys * squares, keys * squares + 5 * keys * width)
 
 
 def own_cost(width: int, c: int, rank: int, n: int, queries: int, keys: int, pooled: bool) -> Part:
@@ -135,6 +154,7 @@ def reuse_cost(width: int, c: int, n: int, queries: int, keys: int) -> Part:
     return Part(width * c + c * c + c, macs, macs + (4 * n * c if queries != n else 0))
 
 
+@lru_cache(maxsize=REMEMBERED)
 def lpm_cost(kind: str, c: int, grid: Grid) -> Part:
     """The local perception module PW2(gate · DW3×3(ReLU(PW1(LN x)))) with its gate (``none``: nothing at all).
 
@@ -172,6 +192,7 @@ def lpm_cost(kind: str, c: int, grid: Grid) -> Part:
     return Part(params, macs, macs + extra)
 
 
+@lru_cache(maxsize=REMEMBERED)
 def ffn_cost(ratio: int, depthwise: bool, c: int, grid: Grid) -> Part:
     """W2 GELU(DW3×3(W1 LN x)) of hidden width ec, or nothing for ratio 0.
 
