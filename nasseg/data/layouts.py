@@ -187,9 +187,7 @@ def _open_folder(spec: DataSpec) -> DataSet:
     root = Path(spec.place)
     tree = find_tree(root)
     if spec.kind == "camvid" and not (root / "classes.json").is_file():
-        raise DataError(
-            f"{root}: camvid needs the file classes.json with the names and colours of its classes; without one give the folder alone"
-        )
+        raise DataError(f"{root}: camvid needs classes.json with its classes' names and colours; without one give the folder alone")
     for needed in ("train", "val"):
         if needed not in tree.splits:
             raise DataError(f"{tree.layout.folders(root, needed)[0]}: the folder is missing; a data set has train and val")

@@ -53,12 +53,10 @@ def _kind(given: str) -> tuple[str, str]:
     if re.fullmatch(r"camvid(\?.*)?", given, re.DOTALL) and not Path("camvid").is_dir():
         raise DataError(f"{given}: no folder was named; write camvid:PATH")
     found = _KIND.fullmatch(given)
-    if not found or Path(given).is_dir():
+    if not found or Path(given).is_dir() or Path(_cut(given)[0]).is_dir():
         return "folder", given
     if found[1] in KINDS:
         return found[1], found[2]
-    if Path(_cut(given)[0]).is_dir():
-        return "folder", given
     close = nearest(found[1], KINDS)
     hint = f"; nearest: {close}" if close else ""
     raise DataError(f"{given}: unknown kind of data {found[1]!r}; known are a folder's path, camvid:PATH and synthetic[:NAME]{hint}")
@@ -92,14 +90,14 @@ def _query(text: str, keys: tuple[str, ...], given: str) -> dict[str, str]:
 
 def whole_number(given: str, key: str, spec: str, low: int, high: int) -> int:
     """A query's number between ``low`` and ``high``."""
-    if not re.fullmatch(r"\d{1,18}", given) or not low <= int(given) <= high:
+    if not re.fullmatch(r"[0-9]{1,18}", given) or not low <= int(given) <= high:
         raise DataError(f"{spec}: {key} is a whole number from {low} to {high}, {given!r} given")
     return int(given)
 
 
 def parse_size(given: str, spec: str, low: int, high: int) -> tuple[int, int]:
     """``HxW`` or one number for a square, each side between ``low`` and ``high`` pixels."""
-    found = re.fullmatch(r"(\d{1,6})(?:x(\d{1,6}))?", given)
+    found = re.fullmatch(r"([0-9]{1,6})(?:x([0-9]{1,6}))?", given)
     if not found or not all(low <= int(side) <= high for side in (found[1], found[2] or found[1])):
         raise DataError(f"{spec}: size is HEIGHTxWIDTH, each from {low} to {high} pixels, {given!r} given; write for example size=96x128")
     return int(found[1]), int(found[2] or found[1])
@@ -116,7 +114,7 @@ def parse_relabel(given: str, spec: str) -> tuple[int, ...]:
     table = list(range(256))
     seen: set[int] = set()
     for part in given.split(","):
-        found = re.fullmatch(r"(\d{1,3}):(\d{1,3})", part)
+        found = re.fullmatch(r"([0-9]{1,3}):([0-9]{1,3})", part)
         if not found or int(found[1]) > 255 or int(found[2]) > 255:
             raise DataError(f"{spec}: relabel is reduce_zero, or OLD:NEW labels of 0…255 by comma such as 255:1, {part!r} given")
         if int(found[1]) in seen:
