@@ -19,7 +19,7 @@ from functools import cache
 from typing import Any, Final
 
 from nasseg.genes.gene import GENES, STAGES, STRIDES
-from nasseg.genes.genotype import Genotype, StageGenes
+from nasseg.genes.genotype import Genotype, StageGenes, default_inputs
 from nasseg.genes.variable import Choices, Condition
 
 Values = Mapping[str, Any]
@@ -61,7 +61,7 @@ def sees(gene: str, stage: int) -> tuple[str, ...]:
         "map": (here + "key_stride", here + "rank"),
         "grid": (here + "attention", here + "key_stride", *deeper),
         "heads": (here + "map",),
-        "inputs": (here + "grid",),
+        "inputs": (here + "grid", here + "attention"),
         "pool_conv": (here + "grid", here + "inputs"),
         "query_pool": (here + "map",),
         "lpm": ("fusion_stride",),
@@ -102,7 +102,7 @@ def is_legal(gene: str, stage: int, value: Any, values: Values) -> bool:
 def default_value(gene: str, stage: int, values: Values) -> Any:
     """The canonical default: what a genotype file that does not name the gene gets."""
     if gene == "inputs":
-        return tuple(j for j in STAGES if STRIDES[j - 1] <= values[f"stage{stage}.grid"])
+        return default_inputs(stage, values[f"stage{stage}.grid"], values[f"stage{stage}.attention"] != "own")
     default = GENES[gene].default
     return GENES[gene].check(default, stage) if default != "" else None
 

@@ -173,7 +173,7 @@ GENES: dict[str, Gene] = {
         Gene(
             "project",
             "global",
-            ("none", 128, 256),
+            ("none", 64, 128, 256),
             "none",
             "always",
             "width of a 1×1 per stage before fusion",

@@ -20,6 +20,12 @@ FORMAT = 1
 """Version of the genotype file; a reader refuses a higher one."""
 
 
+STAGE_NAMES = tuple(f"stage{stage}" for stage in STAGES)
+
+_OF_A_MAP = ("key_stride", "rank", "heads", "query_pool")
+"""What a map is made of; a stage that reuses one has its source's."""
+
+
 @dataclass(frozen=True, slots=True)
 class StageGenes:
     """The genes of one kept stage. ``None`` marks a gene that nothing reads at this stage.
@@ -70,7 +76,10 @@ class Genotype:
         """Read one spelling.
 
         Keys are global genes, ``stage1``…``stage4`` (each a mapping of stage genes), dotted ``stage3.lpm``, or a bare stage gene such as
-        ``lpm``, which holds for every stage that does not say otherwise. Raises :class:`ConfigError` with every problem at once.
+        ``lpm``, which holds for every stage that reads it and does not say otherwise.
+
+        Raises :class:`ConfigError` with every problem at once: unknown genes, illegal values (read or not), a reused map that is not there,
+        inputs that cannot be pooled to the key grid, and genes of a stage that contradict the map it reuses.
         """
         problems: list[Problem] = []
         if not isinstance(raw, Mapping):
@@ -81,9 +90,7 @@ class Genotype:
         if version > FORMAT:
             raise ConfigError(Problem(where, "format", f"written by a newer nasseg; this one reads format {FORMAT}", version, FORMAT))
         named = _by_stage(raw, where, problems)
-        globals_ = {
-            name: check_value(name, named[0].get(name, GENES[name].default or None), 0, where, name, problems) for name in GLOBAL_GENES
-        }
+        globals_ = {name: check_value(name, raw.get(name, GENES[name].default or None), 0, where, name, problems) for name in GLOBAL_GENES}
         stages: list[StageGenes | None] = [None] * 4
         for stage in reversed(STAGES):
             if STRIDES[stage - 1] >= globals_["fusion_stride"]:
@@ -135,25 +142,25 @@ class Genotype:
         Raises :class:`ConfigError` for unknown genes, illegal values, and a dotted gene that the resulting network would not read.
         """
         raw = self.to_dict()
-        for key, value in assignments.items():
+        for key in assignments:
             head, _, tail = key.partition(".")
-            if tail:
-                raw.setdefault(head, {})
-                raw[head] = {**raw[head], tail: value}
-            elif key in STAGE_GENES:
-                for stage in STAGES:
-                    name = f"stage{stage}"
-                    if name in raw:
-                        raw[name] = {**raw[name], key: value}
-            else:
-                raw[key] = value
-        made = type(self).from_dict(raw, where=where)
+            for name in STAGE_NAMES:
+                genes = raw.get(name)
+                if genes is None or (key not in STAGE_GENES and head != name):
+                    continue
+                genes.pop(tail or key, None)
+                if (tail or key) == "attention":
+                    # What the old map was made of says nothing about the new one.
+                    for old in _OF_A_MAP if str(assignments[key]).startswith("stage") else ():
+                        genes.pop(old, None)
+        made = type(self).from_dict({**raw, **assignments}, where=where)
         flat = made.flat()
-        problems = [
-            Problem(where, key, f"nothing reads this gene here: it is read when {GENES[key.partition('.')[2]].active_when}", value)
-            for key, value in assignments.items()
-            if "." in key and key not in flat
-        ]
+        problems = []
+        for key, value in assignments.items():
+            gene = key.rpartition(".")[2]
+            if gene in STAGE_GENES and not any(name == key or name.endswith(f".{key}") for name in flat):
+                rule = f"nothing reads this gene here: it is read when {GENES[gene].active_when}"
+                problems.append(Problem(where, key, rule, value))
         if problems:
             raise ConfigError(problems)
         return made
@@ -203,63 +210,81 @@ class Genotype:
         return (used[0], used[1], used[2], used[3])
 
     def short(self) -> str:
-        """A few words for a table: ``4:own1 3:4 2:4 1:- | lpm se | ffn 4 | concat 128/4``. Stages deep to shallow, rank behind ``own``."""
+        """A few words for a table: ``4:own1 3:4 2:4 1:- | k32 self | lpm se | ffn 4 | concat 128/4``.
 
-        def joined(values: list[str]) -> str:
-            return values[0] if len(set(values)) == 1 else "·".join(values)
-
+        Stages deep to shallow; behind ``own`` the rank, then the key stride (``q2`` for pooled queries) and the inputs. ``m`` marks a plain
+        MLP, ``p`` the width of a projection; what differs between stages stands with dots between. Heads and pool_conv are left out.
+        """
         kept = [(i, genes) for i in reversed(STAGES) if (genes := self.stages[i - 1]) is not None]
-        maps = " ".join(
-            f"{i}:" + ("-" if g.attention == "none" else str(g.source) if g.source else f"own{'F' if g.rank == 'full' else g.rank}")
-            for i, g in kept
+        attending = [(i, g) for i, g in kept if g.inputs is not None]
+        maps = " ".join(f"{i}:{_map_word(g)}" for i, g in kept)
+        keys = _joined([f"k{g.key_stride}{' q2' if g.query_pool == 2 else ''}" for _, g in attending if g.key_stride])
+        inputs = _joined(
+            ["all" if g.inputs == STAGES else "self" if g.inputs == (i,) else "".join(map(str, g.inputs or ())) for i, g in attending]
         )
-        ffn = joined([f"{g.ffn}{'' if g.ffn_depthwise or not g.ffn else 'm'}" for _, g in kept])
-        project = f" p{self.project}" if self.project else ""
-        return (
-            f"{maps} | lpm {joined([g.lpm for _, g in kept])} | ffn {ffn} | {self.fusion}{project} {self.fusion_width}/{self.fusion_stride}"
-        )
+        ffn = _joined([f"{g.ffn}{'' if g.ffn_depthwise or not g.ffn else 'm'}" for _, g in kept])
+        fusion = f"{self.fusion}{f' p{self.project}' if self.project else ''} {self.fusion_width}/{self.fusion_stride}"
+        words = (maps, f"{keys} {inputs}" if attending else "", f"lpm {_joined([g.lpm for _, g in kept])}", f"ffn {ffn}", fusion)
+        return " | ".join(word for word in words if word)
 
 
-def _by_stage(raw: Mapping[str, Any], where: str, problems: list[Problem]) -> dict[int, dict[str, Any]]:
-    """Raw values by stage, 0 holding the global genes; a bare stage gene is spread over the stages that do not give their own."""
-    named: dict[int, dict[str, Any]] = {0: {}, 1: {}, 2: {}, 3: {}, 4: {}}
+def _map_word(genes: StageGenes) -> str:
+    if genes.attention == "own":
+        return f"own{'F' if genes.rank == 'full' else genes.rank}"
+    return "-" if genes.source is None else str(genes.source)
+
+
+def _joined(words: Sequence[str]) -> str:
+    return words[0] if len(set(words)) == 1 else "·".join(words)
+
+
+def default_inputs(stage: int, grid: int, reuses: bool) -> tuple[int, ...]:
+    """What ``inputs`` are where nobody says: all stages that can be pooled to the key grid; at a stage that reuses a map, its own."""
+    pooled = tuple(j for j in STAGES if STRIDES[j - 1] <= grid)
+    return (stage,) if reuses and stage in pooled else pooled
+
+
+def _by_stage(raw: Mapping[str, Any], where: str, problems: list[Problem]) -> dict[int, tuple[dict[str, Any], dict[str, Any]]]:
+    """For each stage its own values and those of a bare gene, which hold where it has none. All of them are checked, read or not."""
+    own: dict[int, dict[str, Any]] = {1: {}, 2: {}, 3: {}, 4: {}}
     spread: dict[str, Any] = {}
     for key, value in raw.items():
         head, _, tail = str(key).partition(".")
-        if key == "format":
-            continue
-        if key in GLOBAL_GENES:
-            named[0][key] = value
-        elif key in STAGE_GENES:
-            spread[key] = value
-        elif head in ("stage1", "stage2", "stage3", "stage4"):
-            if tail:
-                content: Any = {tail: value}
-            elif isinstance(value, Mapping):
-                content = value
-            else:
+        if key in STAGE_GENES:
+            found = len(problems)
+            check_value(key, value, 4, where, key, problems)
+            if len(problems) == found:
+                spread[key] = value
+        elif head in STAGE_NAMES:
+            if not tail and not isinstance(value, Mapping):
                 problems.append(Problem(where, key, "a stage is a mapping of its genes", value))
                 continue
-            for gene, given in content.items():
-                if gene in STAGE_GENES:
-                    named[int(head[-1])][gene] = given
-                else:
+            stage = int(head[-1])
+            for gene, given in ({tail: value} if tail else value).items():
+                if gene not in STAGE_GENES:
                     problems.append(Problem(where, f"{head}.{gene}", "no such stage gene", None, nearest(gene, STAGE_GENES)))
-        else:
-            legal = (*GLOBAL_GENES, *STAGE_GENES, *(f"stage{i}" for i in STAGES))
-            problems.append(Problem(where, str(key), "no such gene", None, nearest(key, legal)))
-    for stage in STAGES:
-        named[stage] = spread | named[stage]
-    return named
+                    continue
+                if gene in own[stage]:
+                    problems.append(Problem(where, f"{head}.{gene}", "is given twice", given))
+                own[stage][gene] = check_value(gene, given, stage, where, f"{head}.{gene}", problems)
+        elif key != "format" and key not in GLOBAL_GENES:
+            problems.append(Problem(where, str(key), "no such gene", None, nearest(key, (*GLOBAL_GENES, *STAGE_GENES, *STAGE_NAMES))))
+    return {stage: (own[stage], {gene: GENES[gene].check(value, stage) for gene, value in spread.items()}) for stage in STAGES}
 
 
-def _stage(stage: int, raw: Mapping[str, Any], deeper: Sequence[StageGenes | None], where: str, problems: list[Problem]) -> StageGenes:
+def _stage(
+    stage: int,
+    named: tuple[dict[str, Any], dict[str, Any]],
+    deeper: Sequence[StageGenes | None],
+    where: str,
+    problems: list[Problem],
+) -> StageGenes:
     """The canonical genes of one stage, given those of the deeper ones."""
-    found = len(problems)
+    own, spread = named
+    place = f"stage{stage}"
 
-    def read(name: str, default: Any = None) -> Any:
-        fallback = GENES[name].default if default is None else default
-        return check_value(name, raw.get(name, fallback), stage, where, f"stage{stage}.{name}", problems)
+    def read(name: str) -> Any:
+        return own.get(name, spread.get(name, GENES[name].check(GENES[name].default, stage)))
 
     attention, lpm, ffn = read("attention"), read("lpm"), read("ffn")
     heads: int | None = None
@@ -269,59 +294,37 @@ def _stage(stage: int, raw: Mapping[str, Any], deeper: Sequence[StageGenes | Non
     pool_conv: bool | None = None
     query_pool: int | None = None
     grid: int | None = None
-    default_inputs: Any = "self"
+    reuses = attention not in ("none", "own")
     if attention == "own":
         grid = key_stride = read("key_stride")
-        default_inputs = [j for j in STAGES if STRIDES[j - 1] <= grid]
         rank = read("rank")
         if rank != 0:
             heads, query_pool = read("heads"), read("query_pool")
-    elif attention != "none":
+    elif reuses:
         source = deeper[int(attention[-1]) - 1] if int(attention[-1]) > stage else None
         if source is None or source.attention != "own":
             owners = [f"stage{j}" for j in STAGES if j > stage and (g := deeper[j - 1]) is not None and g.attention == "own"]
-            problems.append(
-                Problem(
-                    where,
-                    f"stage{stage}.attention",
-                    "a reused map must belong to a deeper stage whose attention is own",
-                    attention,
-                    [*owners, "own"][0],
-                )
-            )
+            rule = "a reused map must belong to a deeper stage whose attention is own"
+            problems.append(Problem(where, f"{place}.attention", rule, attention, [*owners, "own"][0]))
         else:
             grid = source.key_stride
-            if "key_stride" in raw and read("key_stride") != grid:
-                problems.append(
-                    Problem(
-                        where, f"stage{stage}.key_stride", f"a reused map needs its source's grid ({attention})", raw["key_stride"], grid
+            for gene in _OF_A_MAP:
+                theirs = getattr(source, gene)
+                if gene in own and theirs is not None and own[gene] != theirs:
+                    problems.append(
+                        Problem(where, f"{place}.{gene}", f"a reused map has that of its source, {attention}", own[gene], theirs)
                     )
-                )
             if source.rank == 0:
                 # A uniform map is the same wherever it comes from: one network, one spelling.
                 attention, rank, key_stride = "own", 0, grid
-            elif "heads" in raw and read("heads") != source.heads:
-                problems.append(
-                    Problem(
-                        where, f"stage{stage}.heads", f"reuse needs the head count of its source ({attention})", raw["heads"], source.heads
-                    )
-                )
-    if grid is not None and len(problems) == found:
-        pooled = [j for j in STAGES if STRIDES[j - 1] <= grid]
-        inputs = read("inputs", default_inputs)
+    if grid is not None:
+        inputs = own.get("inputs", spread.get("inputs", default_inputs(stage, grid, reuses)))
         pool_conv = read("pool_conv")
-        finer = [j for j in inputs or () if j not in pooled]
-        if finer:
-            problems.append(
-                Problem(
-                    where,
-                    f"stage{stage}.inputs",
-                    f"maps are pooled to the key grid, never upsampled: at key_stride {grid} the inputs must be out of {pooled}",
-                    list(inputs or ()),
-                    [j for j in inputs or () if j in pooled] or pooled,
-                )
-            )
-        if inputs is not None and grid in STRIDES and inputs == (STRIDES.index(grid) + 1,):
+        pooled = [j for j in STAGES if STRIDES[j - 1] <= grid]
+        if not set(inputs) <= set(pooled):
+            rule = f"maps are pooled to the key grid, never upsampled: at key_stride {grid} the inputs must be out of {pooled}"
+            problems.append(Problem(where, f"{place}.inputs", rule, list(inputs), [j for j in inputs if j in pooled] or pooled))
+        if grid in STRIDES and inputs == (STRIDES.index(grid) + 1,):
             # Nothing is pooled, so there is no map for the convolution to stand on.
             pool_conv = None
     return StageGenes(attention, heads, key_stride, rank, inputs, pool_conv, query_pool, lpm, ffn, read("ffn_depthwise") if ffn else None)
