@@ -121,6 +121,8 @@ SPECIAL_CASES = {
     "gates of every kind": {**SMALL, "stage4.lpm": "se", "stage3.lpm": "eca", "stage2.lpm": "cbam", "stage1.lpm": "coord", "fusion": "fca"},
     "mixed grids": {**SMALL, "stage4.key_stride": 128, "stage3.key_stride": 64, "stage2.key_stride": 16, "stage1.query_pool": 2},
 }
+
+
 def covering_cases() -> dict[str, Genotype]:
     """A few decoders that between them read every value of every gene: the best of seeded draws, until nothing is left to cover."""
     rng = random.Random(0)
@@ -142,7 +144,7 @@ def draw_genotype(rng: random.Random) -> Genotype:
         for i in STAGES:
             stage = {name: rng.choice(GENES[name].values) for name in STAGE_GENES}
             if str(stage["attention"]).startswith("stage"):
-                del stage["key_stride"], stage["heads"]
+                del stage["key_stride"], stage["heads"], stage["rank"], stage["query_pool"]
             elif stage["inputs"] == "all":
                 stage["inputs"] = [j for j in STAGES if STRIDES[j - 1] <= stage["key_stride"]]
             raw[f"stage{i}"] = stage
@@ -244,5 +246,3 @@ class DecoderContract:
 def weighted(logits: Tensor) -> Tensor:
     """A scalar in which every logit has a weight of its own."""
     return (logits * _wave(logits.shape, "loss")).sum()
-
-
