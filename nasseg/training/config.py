@@ -12,6 +12,18 @@ from pydantic.fields import FieldInfo
 
 from nasseg.errors import ConfigError, Problem, nearest
 
+SYNONYMS = {
+    "epochs": "iterations",
+    "steps": "iterations",
+    "max_iters": "iterations",
+    "learning_rate": "lr",
+    "grad_clip": "clip",
+    "num_workers": "workers",
+    "augmentation": "color",
+    "precision": "amp",
+}
+"""What others call a field, for the hint in an error."""
+
 
 class TrainingConfig(BaseModel):
     """Every knob of a training run.
@@ -131,7 +143,7 @@ class TrainingConfig(BaseModel):
         """One of pydantic's complaints in our words."""
         key = str(detail["loc"][0])
         if detail["type"] == "extra_forbidden":
-            return Problem(where, key, "no such setting", None, nearest(key, cls.model_fields))
+            return Problem(where, key, "no such setting", None, SYNONYMS.get(key) or nearest(key, cls.model_fields))
         info = cls.model_fields[key]
         return Problem(where, key, f"must be {legal(info)}", detail["input"], _nearest_legal(info, detail["input"]))
 
