@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
-import random
 import time
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 from nasseg.genes.budget import Budget
 from nasseg.genes.genotype import Genotype
+from nasseg.genes.space import Space
+from nasseg.search.proposer import Proposer
 from nasseg.search.study import Recipe, Study
 from nasseg.search.view import Event
 from nasseg.training.config import TrainingConfig
@@ -26,70 +24,18 @@ LPMS = ("none", "plain", "se")
 FFNS = (0, 1, 2, 4)
 
 
-@dataclass(frozen=True)
-class FakePoint:
-    """As :class:`nasseg.genes.space.Point`."""
-
-    genotype: Genotype
-    settings: Mapping[str, Any] = field(default_factory=dict)
-
-
-class FakeSpace:
-    """48 genotypes: 4 fusion widths × 3 LPMs × 4 FFN ratios; with ``lr`` a learning rate beside them."""
-
-    name = "fake"
-
-    def __init__(self, *, lr: bool = False, presets: tuple[str, ...] = (), widths: tuple[int, ...] = WIDTHS) -> None:
-        self.lr = lr
-        self.widths = widths
-        self.presets = presets
-        self.budget = Budget()
-        self.objectives = {"miou": "max", "macs": "min"}
-        names = ["fusion_width", "lpm", "ffn", *(["train.lr"] if lr else [])]
-        self.variables = tuple(SimpleNamespace(name=name) for name in names)
-
-    @staticmethod
-    def genotype(width: int, lpm: str, ffn: int) -> Genotype:
-        return Genotype.from_dict({"backbone": "mit_b0", "fusion_width": width, "lpm": lpm, "ffn": ffn})
-
-    def size(self) -> int:
-        return len(self.widths) * len(LPMS) * len(FFNS)
-
-    def enumerate(self) -> Iterator[Genotype]:
-        return (self.genotype(*values) for values in itertools.product(self.widths, LPMS, FFNS))
-
-    def points(self, n: int, seed: int = 0) -> list[FakePoint]:
-        rng = random.Random(seed)
-        return [self._point(rng.choice(self.widths), rng.choice(LPMS), rng.choice(FFNS), 10 ** rng.uniform(-4, -2)) for _ in range(n)]
-
-    def sample(self, n: int, seed: int = 0) -> list[Genotype]:
-        return [point.genotype for point in self.points(n, seed)]
-
-    def suggest(self, chooser: Any) -> FakePoint:
-        width = chooser.categorical("fusion_width", self.widths)
-        lpm = chooser.categorical("lpm", LPMS)
-        ffn = chooser.categorical("ffn", FFNS)
-        return self._point(width, lpm, ffn, chooser.real("train.lr", 1e-4, 1e-2, log=True) if self.lr else None)
-
-    def encode(self, point: FakePoint) -> dict[str, Any] | None:
-        genotype = point.genotype
-        stage = genotype.stages[3]
-        assert stage is not None
-        if genotype.fusion_width not in self.widths or genotype != self.genotype(genotype.fusion_width, stage.lpm, stage.ffn):
-            return None
-        lr = {"train.lr": point.settings["lr"]} if "lr" in point.settings else {}
-        return {"fusion_width": genotype.fusion_width, "lpm": stage.lpm, "ffn": stage.ffn, **lr}
-
-    def neighbours(self, point: FakePoint, rng: random.Random) -> Iterator[FakePoint]:
-        here = self.encode(point)
-        assert here is not None
-        moves = [(n, v) for n, vs in (("fusion_width", self.widths), ("lpm", LPMS), ("ffn", FFNS)) for v in vs if v != here[n]]
-        for name, value in rng.sample(moves, len(moves)):
-            moved = {**here, name: value}
-            yield self._point(moved["fusion_width"], moved["lpm"], moved["ffn"], here.get("train.lr"))
-
-    def _point(self, width: int, lpm: str, ffn: int, lr: float | None) -> FakePoint:
-        return FakePoint(self.genotype(width, lpm, ffn), {"lr": lr} if self.lr and lr is not None else {})
+def fake_space(*, lr: bool = False, presets: tuple[str, ...] = (), objectives: Mapping[str, str] | None = None, **genes: Any) -> Space:
+    """48 genotypes: 4 fusion widths × 3 LPMs × 4 FFN ratios; with ``lr`` a learning rate beside them; ``genes`` replace."""
+    given: dict[str, Any] = {
+        "backbone": "mit_b0",
+        "fusion_width": {"choices": list(WIDTHS)},
+        "lpm": {"choices": list(LPMS), "tie": "all"},
+        "ffn": {"choices": list(FFNS), "tie": "all"},
+        **({"train.lr": {"low": 1e-4, "high": 1e-2, "log": True}} if lr else {}),
+        **genes,
+    }
+    raw = {"name": "fake", "genes": given, "objectives": dict(objectives or {"miou": "max", "macs": "min"}), "presets": list(presets)}
+    return Space.from_dict(raw)
 
 
 def fake_cost(genotype: Genotype) -> dict[str, float]:
@@ -184,9 +130,7 @@ def make_study(folder: Path, *, space: Any = None, budget: str = "", trials: int
     recipe = more.pop("recipe", Recipe(data="synthetic", size=(64, 64), trainer="tests.kits_store:FakeTrainer"))
     made = Study(
         folder,
-        space=space or FakeSpace(),
-        budget=Budget.parse(budget),
-        cost=more.pop("cost", fake_cost),
+        proposer=Proposer(space or fake_space(), Budget.parse(budget), more.pop("cost", fake_cost)),
         recipe=recipe,
         trials=trials,
         listener=events.append,

@@ -7,15 +7,13 @@ import itertools
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
-from nasseg.errors import BudgetError, Problem
 from nasseg.genes.budget import Budget
+from nasseg.genes.chooser import FixedChooser
 from nasseg.genes.genotype import Genotype
 from nasseg.genes.presets import preset
-
-if TYPE_CHECKING:
-    from nasseg.genes.space import Point, Space
+from nasseg.genes.space import Point, Space
+from nasseg.genes.stats import Cheapest, require_feasible
 
 CostFunction = Callable[[Genotype], Mapping[str, float]]
 """A genotype's cost under the names of a budget."""
@@ -47,7 +45,8 @@ class Proposer:
         self.budget = budget
         self.cost = cost
         self._costs: dict[Genotype, dict[str, float]] = {}
-        self._anchor: Point | None = None
+        self._anchor: Cheapest | None = None
+        self._checked = False
         self._enumerated: list[Genotype] | None = None
 
     def values(self, genotype: Genotype) -> dict[str, float]:
@@ -77,12 +76,11 @@ class Proposer:
         """The space's presets on every backbone of the space: which are proposed, which are left out and why."""
         plans: list[PresetPlan] = []
         backbones = list(dict.fromkeys(g.backbone for g in self.space.sample(64, seed=0)))
-        example = self.space.points(1, seed=0)[0]
         taken: dict[Genotype, str] = {}
         for name, backbone in itertools.product(self.space.presets, backbones):
             genotype = preset(name, backbone)
             label = name if len(backbones) == 1 else f"{name} on {backbone}"
-            point = type(example)(genotype, dict(example.settings))
+            point = Point(genotype)
             if self.space.encode(point) is None:
                 plans.append(PresetPlan(label, None, "lies outside the space"))
             elif (violated := self.budget.violated(self.values(genotype))) is not None:
@@ -95,31 +93,10 @@ class Proposer:
         return plans
 
     def check_budget(self) -> None:
-        """Raise :class:`BudgetError` with the cheapest genotype's cost if none fits.
-
-        A small space is walked whole. In a large one, where uniform draws find none that fits, the cost is walked down over neighbours from
-        the cheapest draws; only the end of these walks is reported, so it says "the cheapest found".
-        """
-        if not self.budget:
-            return
-        if self.enumerable:
-            genotypes = self._all()
-            if not any(self.fits(genotype) for genotype in genotypes):
-                self._refuse(min(genotypes, key=self.excess), "the cheapest")
-            return
-        points = self.space.points(512, seed=0)
-        if any(self.fits(point.genotype) for point in points) or any(plan.point for plan in self.presets()):
-            return
-        ends = [self._descend(point) for point in sorted(points, key=lambda p: self.excess(p.genotype))[:4]]
-        best = min(ends, key=lambda p: self.excess(p.genotype))
-        if not self.fits(best.genotype):
-            self._refuse(best.genotype, "the cheapest found")
-        self._anchor = best
-
-    def excess(self, genotype: Genotype) -> tuple[float, float]:
-        """How far over the budget: the worst bound's share first, the sum of all to break ties."""
-        shares = self.budget.excess(self.values(genotype))
-        return max(shares.values()), sum(shares.values())
+        """Raise :class:`nasseg.errors.BudgetError` with the cheapest genotype's cost if none fits."""
+        if not self._checked:
+            self._anchor = require_feasible(self.space, self.budget, self.values)
+            self._checked = True
 
     def fresh(self, front: Sequence[Point], unseen: Callable[[Point], bool], rng: random.Random) -> tuple[Point, str] | None:
         """A feasible point that no trial has had yet, and its origin: a neighbour of a front point (``neighbour``), else a uniform draw
@@ -135,18 +112,22 @@ class Proposer:
             if self.fits(point.genotype) and unseen(point):
                 return point, "uniform"
         if self._anchor is not None and not front:
-            # Too tight for uniform draws: what the descent found, then its neighbours.
-            for point in itertools.chain([self._anchor], self.space.neighbours(self._anchor, rng)):
+            # Too tight for uniform draws: what the search for the cheapest came by, then its neighbours.
+            start = self._with_settings(self._anchor.genotype, rng)
+            for point in itertools.chain([start], self.space.neighbours(start, rng)):
                 if self.fits(point.genotype) and unseen(point):
                     return point, "uniform"
         return None
 
+    def _with_settings(self, genotype: Genotype, rng: random.Random) -> Point:
+        """The genotype with its settings drawn."""
+        parameters = self.space.encode(genotype)
+        return self.space.suggest(FixedChooser(parameters or {}, rng))
+
     def _uniform(self, rng: random.Random) -> Iterator[Point]:
         if self.enumerable:
-            settings: dict[str, Any] = {}
-            maker = type(self.space.points(1, seed=0)[0])
             genotypes = self._all()
-            yield from (maker(genotype, dict(settings)) for genotype in rng.sample(genotypes, len(genotypes)))
+            yield from (self._with_settings(genotype, rng) for genotype in rng.sample(genotypes, len(genotypes)))
             return
         for _ in range(DRAWS // 256):
             yield from self.space.points(256, seed=rng.randrange(2**31))
@@ -155,19 +136,3 @@ class Proposer:
         if self._enumerated is None:
             self._enumerated = list(self.space.enumerate())
         return self._enumerated
-
-    def _descend(self, point: Point) -> Point:
-        """Walk to the cheapest neighbour until none is cheaper or the budget is kept."""
-        rng = random.Random(0)
-        while not self.fits(point.genotype):
-            near = min(self.space.neighbours(point, rng), key=lambda p: self.excess(p.genotype), default=point)
-            if self.excess(near.genotype) >= self.excess(point.genotype):
-                break
-            point = near
-        return point
-
-    def _refuse(self, genotype: Genotype, which: str) -> None:
-        violated = self.budget.violated(self.values(genotype))
-        raise BudgetError(
-            Problem("", "budget", f"no genotype of the space {self.space.name} fits; {which} has {violated} ({genotype.short()})")
-        )

@@ -23,24 +23,21 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import optuna
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from nasseg.errors import StudyError
-from nasseg.genes.budget import Budget
 from nasseg.genes.genotype import Genotype
+from nasseg.genes.space import Point
 from nasseg.search import view
 from nasseg.search.journal import open_storage
-from nasseg.search.proposer import CostFunction, Proposer
+from nasseg.search.proposer import Proposer
 from nasseg.search.samplers import make_sampler
 from nasseg.search.view import Event, Listener, StudyView, TrialView, load_optuna, pareto_front, view_trial, view_trials
 from nasseg.training.trial import Result, Trial
-
-if TYPE_CHECKING:
-    from nasseg.genes.space import Point, Space
 
 REJECTS_IN_A_ROW = 200
 """After so many rejects without a candidate that fits, one is drawn that does; half as many the next time, until the sampler finds one
@@ -149,9 +146,7 @@ class Study:
         self,
         folder: str | Path,
         *,
-        space: Space,
-        budget: Budget,
-        cost: CostFunction,
+        proposer: Proposer,
         recipe: Recipe,
         trials: int,
         objectives: Mapping[str, str] | None = None,
@@ -160,12 +155,12 @@ class Study:
         listener: Listener | None = None,
     ) -> None:
         self.folder = Path(folder)
-        self.space = space
-        self.budget = budget
+        self.proposer = proposer
+        self.space = proposer.space
+        self.budget = proposer.budget
         self.recipe = recipe
         self.trials = trials
-        self.objectives = dict(objectives or space.objectives)
-        self.proposer = Proposer(space, budget, cost)
+        self.objectives = dict(objectives or self.space.objectives)
         self.listener = listener
         self.finished: str | None = None
         self.running: dict[int, Candidate] = {}
@@ -433,8 +428,7 @@ class Study:
         )
 
     def _point(self, candidate: Candidate) -> Point:
-        example = self.space.points(1, seed=0)[0]
-        return type(example)(Genotype.from_dict(candidate.genotype), dict(candidate.settings))
+        return Point(Genotype.from_dict(candidate.genotype), dict(candidate.settings))
 
     # What the journal says at the start.
 

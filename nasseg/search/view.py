@@ -235,7 +235,8 @@ def load_optuna(storage: optuna.storages.BaseStorage) -> optuna.Study | None:
 class Event:
     """Something that happened in a search, for whoever watches: a log, a table, plain lines.
 
-    ``kind`` is a state of :data:`STATES`, ``resumed``, ``progress`` (``iteration`` and ``metrics`` of a running trial), ``lost`` (its worker
+    ``kind`` is a state of :data:`STATES`, ``resumed``, ``progress`` (``iteration`` and ``metrics`` of a running trial), ``lost`` (its
+    worker
     went
     away; it is tried again) or ``note`` (``text`` only).
     """

@@ -17,7 +17,7 @@ from nasseg.errors import NassegError
 from nasseg.files import canonical_json, digest, read_json_or_none, write_atomic
 from nasseg.search.study import finite, unfinite
 from nasseg.training.trainer import load_trainer
-from nasseg.training.trial import Report, Result, Trial
+from nasseg.training.trial import Report, Result, Trainer, Trial
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,8 @@ def attempt(trial: Trial, report: Report, own: Path | None) -> Result:
     """One attempt; whatever the trainer raises becomes a failed result."""
     started = time.monotonic()
     try:
-        return load_trainer(trial.trainer)(trial.settings).run(trial, report)
+        trainer: Trainer = load_trainer(trial.trainer)(trial.settings)
+        return trainer.run(trial, report)
     except NassegError as error:
         reason = str(error)
     except MemoryError:

@@ -1,0 +1,129 @@
+"""Runs a study on Ray: on this machine, or on a cluster that is joined. Ray Tune schedules; the study decides.
+
+Every start is a fresh ``Tuner``: Tune's own snapshots lag behind the study by seconds, so restoring one runs finished trials again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nasseg.errors import StudyError
+from nasseg.search.journal import alive
+from nasseg.search.study import Study
+
+if TYPE_CHECKING:
+    from nasseg.search.run import Resources
+
+ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_DEDUP_LOGS_SKIP_REGEX": ".",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
+    "TUNE_GLOBAL_CHECKPOINT_S": "86400",
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+}
+"""Ray's switches: no statistics sent, no output of its own, no working folder of its own, no snapshots; Ctrl-C is ours."""
+
+OBJECT_STORE = 100 * 2**20
+"""Bytes of shared memory: a trial's configuration and result are kilobytes."""
+
+PREFIX = "nasseg-ray-"
+STALE_SECONDS = 120
+
+
+def run_ray(
+    study: Study, *, resources: Resources, progress: Callable[[int, int, Mapping[str, float]], None], lost: Callable[[int, str], None]
+) -> None:
+    """Run the study to its end on Ray.
+
+    Ctrl-C (KeyboardInterrupt) ends it within seconds: the workers go with Ray, running trials stay running in the journal and go on from
+    their checkpoints next time. Raises :class:`StudyError` where a cluster cannot be joined or holds less than one trial needs.
+    """
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    # Ray reads its switches when it is imported, and takes seconds to.
+    import ray  # noqa: PLC0415
+    from ray import tune  # noqa: PLC0415
+
+    from nasseg.search.searcher import LOST, LostWorkers, StudySearcher, TrialRunner  # noqa: PLC0415
+
+    with session(ray, resources) as folder:
+        check_room(ray.cluster_resources(), resources)
+        searcher = StudySearcher(study, progress)
+        needs: dict[str, float] = {"cpu": resources.cpus}
+        if resources.gpus:
+            needs["gpu"] = resources.gpus
+        tuner = tune.Tuner(
+            tune.with_resources(TrialRunner, needs),
+            tune_config=tune.TuneConfig(
+                search_alg=searcher, num_samples=-1, max_concurrent_trials=resources.concurrency, reuse_actors=True
+            ),
+            run_config=tune.RunConfig(
+                name="search",
+                storage_path=str(folder / "tune"),
+                failure_config=tune.FailureConfig(max_failures=LOST - 1),
+                callbacks=[LostWorkers(searcher, lost)],
+                verbose=0,
+            ),
+        )
+        tuner.fit()
+
+
+@contextlib.contextmanager
+def session(ray: Any, resources: Resources) -> Iterator[Path]:
+    """A Ray session and a short temporary folder for it and for Tune's records; both are gone afterwards."""
+    sweep_folders()
+    folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-", dir=short_folder()))
+    quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
+    try:
+        if resources.address is None:
+            # As many as are asked for: CPUs are a currency here, and a trial may want more than the machine's share of one.
+            count = os.cpu_count() or 1
+            wanted = max(count, -(-resources.concurrency * resources.cpus // 1))
+            ray.init(num_cpus=int(wanted), include_dashboard=False, object_store_memory=OBJECT_STORE, _temp_dir=str(folder / "r"), **quiet)
+        else:
+            try:
+                ray.init(address=resources.address, runtime_env={"env_vars": ENVIRONMENT}, **quiet)
+            except (ConnectionError, RuntimeError, ValueError) as error:
+                reason = str(error).strip().splitlines()[0]
+                raise StudyError(f"the Ray cluster at {resources.address} cannot be joined: {reason}") from error
+        for name in ("ray", "ray.tune"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
+        yield folder
+    finally:
+        ray.shutdown()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def check_room(available: Mapping[str, float], resources: Resources) -> None:
+    """Raise :class:`StudyError` if not even one trial fits: Tune would wait for ever."""
+    for name, wanted in (("CPU", resources.cpus), ("GPU", resources.gpus)):
+        if wanted > available.get(name, 0.0):
+            raise StudyError(f"one trial asks for {wanted:g} {name}, and Ray has {available.get(name, 0.0):g}")
+
+
+def short_folder() -> str | None:
+    """Where temporary folders may lie so that Ray's sockets keep within a path of 107 bytes; None for the system's own choice."""
+    return "/tmp" if len(tempfile.gettempdir()) > 30 and os.access("/tmp", os.W_OK) else None
+
+
+def sweep_folders() -> None:
+    """Drop the temporary folders of drivers that were killed; Ray's last processes outlive those by a minute."""
+    for path in Path(short_folder() or tempfile.gettempdir()).glob(f"{PREFIX}*"):
+        process = path.name.removeprefix(PREFIX).partition("-")[0]
+        with contextlib.suppress(OSError):
+            if process.isdigit() and not alive(int(process)) and time.time() - path.stat().st_mtime > STALE_SECONDS:
+                shutil.rmtree(path, ignore_errors=True)

@@ -1,0 +1,73 @@
+"""Events of a search in words: one line each, for ``search.log`` and for a terminal that is none."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+
+from nasseg.genes.budget import quantity
+from nasseg.search.view import COMPLETE, DUPLICATE, FAILED, REJECTED, RUNNING, Event, TrialView
+
+
+def describe(event: Event) -> str:
+    """An event as one line without a time."""
+    trial = event.trial
+    if trial is None:
+        return event.text
+    name = f"trial {trial.number}"
+    match event.kind:
+        case "running":
+            return f"{name} started ({trial.origin}): {cost_text(trial)}; {trial.short}{settings_text(trial.settings)}"
+        case "resumed":
+            return f"{name} goes on, attempt {trial.attempt}: {trial.short}"
+        case "progress":
+            return f"{name} at iteration {event.iteration}: {metrics_text(event.metrics)}"
+        case "complete":
+            front = ", on the front" if trial.on_front else ""
+            return f"{name} complete: {metrics_text(trial.metrics)} at {cost_text(trial)}{front}"
+        case "duplicate":
+            return f"{name} is trial {trial.duplicate_of} again: answered, not trained"
+        case "lost":
+            return f"{name} lost its worker: {event.text}; it is tried again"
+        case _:
+            return f"{name} {event.kind}: {trial.reason}"
+
+
+def cost_text(trial: TrialView) -> str:
+    """``1.23G MACs, 4.56M params``."""
+    return f"{quantity(trial.cost.get('macs', 0))} MACs, {quantity(trial.cost.get('params', 0))} params"
+
+
+def metrics_text(metrics: Mapping[str, float]) -> str:
+    """``mIoU 54.32`` and whatever else there is, shortly."""
+    names = {"miou": "mIoU", "macc": "mAcc", "aacc": "aAcc"}
+    return ", ".join(f"{names.get(name, name)} {value:.4g}" for name, value in list(metrics.items())[:4])
+
+
+def settings_text(settings: Mapping[str, object]) -> str:
+    """``; lr=0.00123 drop_path=0.1``, empty for no searched settings."""
+    words = [f"{name}={value:.3g}" if isinstance(value, float) else f"{name}={value}" for name, value in settings.items()]
+    return f"; {' '.join(words)}" if words else ""
+
+
+class SearchLog:
+    """``search.log``: every event but progress, with its time. Never read back."""
+
+    KINDS = (RUNNING, "resumed", COMPLETE, FAILED, REJECTED, DUPLICATE, "lost", "note")
+
+    def __init__(self, folder: Path) -> None:
+        self._file = open(folder / "search.log", "a", encoding="utf-8", buffering=1)  # noqa: SIM115  # closed by close()
+
+    def __call__(self, event: Event) -> None:
+        if event.kind in self.KINDS:
+            self.write(describe(event))
+
+    def write(self, text: str) -> None:
+        """One line with the time before it."""
+        now = datetime.now().astimezone().isoformat(timespec="seconds")
+        self._file.write(f"{now} {text}\n")
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()

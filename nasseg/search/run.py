@@ -1,0 +1,259 @@
+"""A search from beginning to end: check, lock, propose, train, record, keep the front's weights. ``nasseg search`` and
+``nasseg.search(…)``."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import optuna
+
+from nasseg.errors import ConfigError, Problem, StudyError, nearest
+from nasseg.files import dump_yaml, write_atomic
+from nasseg.genes.budget import Budget
+from nasseg.genes.genotype import Genotype
+from nasseg.genes.space import Space
+from nasseg.search.checkpoints import FrontCheckpoints
+from nasseg.search.executor_local import run_local
+from nasseg.search.journal import DriverLock
+from nasseg.search.log import SearchLog
+from nasseg.search.plan import Plan, check_weights, make_plan
+from nasseg.search.store import CONFIG, Store, read_study
+from nasseg.search.study import Study
+from nasseg.search.view import COMPLETE, DUPLICATE, FAILED, REJECTED, Event, Listener, StudyView
+
+EXECUTORS = ("ray", "local")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resources:
+    """Where trials run and what each may use; none of it changes a result, so all of it may change when a study goes on.
+
+    ``concurrency`` trials run at a time, each with ``cpus`` and ``gpus`` (fractions share one). ``address`` joins a Ray cluster; its
+    nodes must
+    see ``out`` and the data under the same paths.
+    """
+
+    executor: str = "ray"
+    concurrency: int = 1
+    cpus: float = 1.0
+    gpus: float = 0.0
+    address: str | None = None
+
+    def __post_init__(self) -> None:
+        problems: list[Problem] = []
+        if self.executor not in EXECUTORS:
+            known = ", ".join(EXECUTORS)
+            problems.append(Problem("", "--executor", f"must be one of {known}", self.executor, nearest(self.executor, EXECUTORS)))
+        if self.concurrency < 1:
+            problems.append(Problem("", "--concurrency", "must be a whole number from 1", self.concurrency, 1))
+        if self.cpus <= 0:
+            problems.append(Problem("", "--cpus-per-trial", "must be above 0", self.cpus, 1))
+        if self.gpus < 0:
+            problems.append(Problem("", "--gpus-per-trial", "must not be below 0", self.gpus, 0))
+        if self.address is not None and self.executor != "ray":
+            problems.append(Problem("", "--address", "joins a Ray cluster, which the local executor does not use", self.address))
+        if self.address is not None and self.address.startswith("ray://"):
+            problems.append(Problem("", "--address", "is host:port of the cluster's head, or auto; ray:// is not", self.address, "auto"))
+        if problems:
+            raise ConfigError(problems)
+
+
+def search(
+    space: Space | str | Path,
+    *,
+    data: str,
+    size: tuple[int, int],
+    trials: int,
+    out: str | Path,
+    backbone: str | None = None,
+    budget: Budget | Mapping[str, Any] | str | None = None,
+    trainer: str = "proxy",
+    executor: str = "ray",
+    concurrency: int = 1,
+    cpus_per_trial: float = 1.0,
+    gpus_per_trial: float = 0.0,
+    address: str | None = None,
+    settings: Mapping[str, Any] | None = None,
+    genes: Mapping[str, Any] | None = None,
+    genotype: Genotype | None = None,
+    weights: str | Path | None = None,
+    pretrained: bool = False,
+    fidelity: float = 1.0,
+    seed: int = 0,
+    sampler: str = "tpe",
+    objectives: Mapping[str, str] | None = None,
+    listener: Listener | None = None,
+) -> StudyView:
+    """Search ``space`` under ``budget`` and return the study: its trials, its Pareto front, its best.
+
+    The same call again goes on where the last one ended, whether it ended by itself, by Ctrl-C or by a kill; ``trials`` may be raised. The
+    arguments are those of ``nasseg search``; ``listener`` is told every event. With ``executor="local"`` and ``concurrency`` above 1 the
+    calling script needs the usual ``if __name__ == "__main__"``. Raises :class:`nasseg.errors.NassegError`; KeyboardInterrupt ends it
+    cleanly.
+    """
+    resources = Resources(executor=executor, concurrency=concurrency, cpus=cpus_per_trial, gpus=gpus_per_trial, address=address)
+    plan = make_plan(
+        space,
+        data=data,
+        size=size,
+        trials=trials,
+        out=out,
+        backbone=backbone,
+        budget=budget,
+        trainer=trainer,
+        settings=settings,
+        genes=genes,
+        genotype=genotype,
+        weights=weights,
+        pretrained=pretrained,
+        fidelity=fidelity,
+        seed=seed,
+        sampler=sampler,
+        objectives=objectives,
+    )
+    return run(plan, resources, listener)
+
+
+def run(plan: Plan, resources: Resources, listener: Listener | None = None) -> StudyView:
+    """Carry out a plan."""
+    if plan.earlier() is None:
+        check_weights(plan)
+    try:
+        plan.out.mkdir(parents=True, exist_ok=True)
+        lock = DriverLock(plan.out).__enter__()
+    except OSError as error:
+        raise StudyError(f"{plan.out} cannot be written: {error.strerror}") from error
+    with contextlib.ExitStack() as stack:
+        stack.push(lock)
+        # Read again under the lock: another driver may have begun another study in between.
+        earlier = plan.earlier()
+        config = plan.config()
+        if earlier is not None:
+            config |= {"created": earlier.get("created", config["created"])}
+        write_atomic(plan.out / CONFIG, dump_yaml(config))
+        stack.enter_context(quiet_optuna())
+        recorder = stack.enter_context(contextlib.closing(Recorder(plan, listener)))
+        study = stack.enter_context(contextlib.closing(open_study(plan, recorder)))
+        recorder.begin(study)
+        stack.enter_context(interruptible())
+        if resources.executor == "local":
+            run_local(study, concurrency=resources.concurrency, progress=recorder.progress, lost=recorder.lost)
+        else:
+            # Ray takes seconds to import, and reads its settings from the environment when it is.
+            from nasseg.search.cluster import run_ray  # noqa: PLC0415
+
+            run_ray(study, resources=resources, progress=recorder.progress, lost=recorder.lost)
+        recorder.end()
+    return replace(read_study(plan.out), driver=None)
+
+
+def open_study(plan: Plan, listener: Listener) -> Study:
+    """The study of a plan, with what its journal holds."""
+    return Study(
+        plan.out,
+        proposer=plan.proposer,
+        recipe=plan.recipe,
+        trials=plan.trials,
+        objectives=plan.objectives,
+        sampler=plan.sampler,
+        seed=plan.seed,
+        listener=listener,
+    )
+
+
+class Recorder:
+    """What is written down while a search runs: the log, the Parquet file, the front's weights. Passes every event on to the listener."""
+
+    def __init__(self, plan: Plan, listener: Listener | None) -> None:
+        self.listener = listener
+        self.log = SearchLog(plan.out)
+        self.store = Store(plan.out, trainer=plan.trainer, fidelity=plan.fidelity, seed=plan.seed)
+        self.checkpoints = FrontCheckpoints(plan.out)
+        self.study: Study | None = None
+
+    def begin(self, study: Study) -> None:
+        """Put in order what the last driver left: rows it had not written, weights it had not copied, folders it had not dropped."""
+        view = study.view()
+        restored = self.store.open(view)
+        if restored and view.count(COMPLETE, FAILED):
+            self.log.write(f"{restored} rows restored from the journal")
+        for trial in view.trials:
+            if trial.on_front and self.checkpoints.path(trial.number) is None:
+                self.checkpoints.settle(trial.number, trial.checkpoint, True)
+        self.checkpoints.prune(study.front)
+        self.checkpoints.sweep(study.running)
+        self.study = study
+
+    def __call__(self, event: Event) -> None:
+        """Record an event and pass it on."""
+        trial = event.trial
+        self.log(event)
+        if trial is not None and self.study is not None and event.kind in (COMPLETE, FAILED, REJECTED, DUPLICATE):
+            self.store.add(trial)
+            if event.kind in (COMPLETE, FAILED):
+                self.keep_traceback(trial.number)
+                self.checkpoints.settle(trial.number, trial.checkpoint, trial.on_front)
+                self.checkpoints.prune(self.study.front)
+        if self.listener is not None:
+            self.listener(event)
+
+    def keep_traceback(self, number: int) -> None:
+        """A failed trial's traceback goes into the log before its folder goes."""
+        for path in sorted((self.checkpoints.work / str(number)).glob("attempt-*/traceback.txt"))[-1:]:
+            with contextlib.suppress(OSError):
+                self.log.write(f"trial {number}: {path.read_text(encoding='utf-8').rstrip()}")
+
+    def progress(self, number: int, iteration: int, metrics: Mapping[str, float]) -> None:
+        """A running trial reported."""
+        if self.listener is not None and self.study is not None:
+            self.listener(Event(kind="progress", trial=self.study.view_of(number), iteration=iteration, metrics=dict(metrics)))
+
+    def lost(self, number: int, why: str) -> None:
+        """A worker went away; its trial is tried again."""
+        if self.study is not None:
+            self(Event(kind="lost", trial=self.study.view_of(number), text=why))
+
+    def end(self) -> None:
+        """The search is over: nothing runs, so no folder of a run stays."""
+        if self.study is not None:
+            self.checkpoints.sweep(self.study.running)
+
+    def close(self) -> None:
+        """Write what is not written yet."""
+        if self.study is not None:
+            self.store.flush()
+        self.log.close()
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """SIGTERM (a batch system, a container that is stopped) ends a search as Ctrl-C does. Only the main thread can hear signals."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
+def quiet_optuna() -> Iterator[None]:
+    """Optuna logs every trial to the terminal; ours is there for that."""
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        yield
+    finally:
+        optuna.logging.set_verbosity(before)

@@ -1,0 +1,176 @@
+"""The two pieces Ray Tune is given: a searcher that asks the study, and a trainable that runs one trial.
+
+The study decides everything; Tune schedules. A candidate over budget never gets this far, so it never becomes a trial of Ray's. Only
+:mod:`nasseg.search.cluster` imports this module, after it has set Ray's environment.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import queue
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ray.tune import Callback, Trainable
+from ray.tune.search import Searcher
+
+import nasseg
+from nasseg.search.study import Proposal, Study, finite, unfinite
+from nasseg.search.worker import Stopped, execute
+from nasseg.training.trial import Result, Trial
+
+STEP_SECONDS = 1.0
+"""How long a worker gathers progress before it answers Tune: each answer costs the driver some milliseconds."""
+
+LOST = 2
+"""A trial whose worker was lost this often is told as failed: Tune's ``max_failures`` is one less."""
+
+
+PROGRESS = "nasseg_progress"
+RESULT = "nasseg_result"
+"""What a worker tells, as JSON text: Tune flattens mappings."""
+
+
+class StudySearcher(Searcher):  # type: ignore[misc]  # Ray is not typed
+    """Asks the study for proposals and tells it results. Holds no state of its own that a restart would need."""
+
+    def __init__(self, study: Study, progress: Callable[[int, int, Mapping[str, float]], None]) -> None:
+        super().__init__()
+        self.study = study
+        self.progress = progress
+        self.proposals: dict[str, Proposal] = {}
+        self.suggested: list[int] = []
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str:
+        """The next trial as Tune's configuration, or ``FINISHED``."""
+        proposal = self.study.propose()
+        if proposal is None:
+            return str(Searcher.FINISHED)
+        self.proposals[trial_id] = proposal
+        self.suggested.append(proposal.number)
+        return {"trial": proposal.trial.to_dict(), "version": nasseg.__version__}
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """Progress of a running trial."""
+        proposal = self.proposals.get(trial_id)
+        progress = result.get(PROGRESS)
+        if proposal is not None and progress:
+            iteration, metrics = json.loads(progress)
+            self.progress(proposal.number, iteration, metrics)
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """A trial ended: with a result of its own, failed or not, or because its worker was lost for good."""
+        proposal = self.proposals.pop(trial_id, None)
+        if proposal is None:
+            return
+        content = (result or {}).get(RESULT)
+        if error or content is None:
+            why = "killed, out of memory, or its node went away"
+            self.study.fail(proposal.number, f"its worker was lost {LOST} times ({why})", lost=True)
+        else:
+            self.study.tell(proposal.number, Result.from_dict(unfinite(json.loads(content))))
+
+    def number(self, trial_id: str) -> int | None:
+        """The study's number of one of Tune's trials that runs."""
+        proposal = self.proposals.get(trial_id)
+        return None if proposal is None else proposal.number
+
+    def save(self, checkpoint_path: str) -> None:
+        """Tune wants a file; the study's state is in its journal."""
+        Path(checkpoint_path).write_text("{}", encoding="utf-8")
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Never used: every start is a fresh Tuner over the study."""
+        raise NotImplementedError("a search goes on from its study, not from a snapshot of Tune's")
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Tune pickles the searcher into its own records, which nobody reads.
+        return {}
+
+
+class LostWorkers(Callback):  # type: ignore[misc]  # Ray is not typed
+    """Says when a worker went away and its trial is tried again."""
+
+    def __init__(self, searcher: StudySearcher, lost: Callable[[int, str], None]) -> None:
+        self.searcher = searcher
+        self.lost = lost
+
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Tune is about to start the trial again."""
+        number = self.searcher.number(trial.trial_id)
+        if number is not None:
+            self.lost(number, "killed, out of memory, or its node went away")
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+class TrialRunner(Trainable):  # type: ignore[misc]  # Ray is not typed
+    """Runs one trial in a thread; each step gathers a second of progress, the last one carries the result. The actor is used again."""
+
+    def setup(self, config: dict[str, Any]) -> None:
+        """Called once an actor; the run begins with the first step."""
+        self.begin(config)
+
+    def begin(self, config: dict[str, Any]) -> None:
+        """Make ready for a trial."""
+        self.messages: queue.Queue[dict[str, Any]] = queue.Queue()
+        self.leaving = threading.Event()
+        self.thread: threading.Thread | None = None
+        self.content = config
+
+    def step(self) -> dict[str, Any]:
+        """Progress, or the end (``done``)."""
+        if self.thread is None:
+            self.thread = threading.Thread(target=work, args=(self.content, self.messages, self.leaving), daemon=True)
+            self.thread.start()
+        told: dict[str, Any] = {PROGRESS: ""}
+        deadline = time.monotonic() + STEP_SECONDS
+        with contextlib.suppress(queue.Empty):
+            # Of several messages only the newest is worth an answer; the result is at once.
+            while RESULT not in told:
+                told = self.messages.get(timeout=max(0.0, deadline - time.monotonic()))
+        return told
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Take the next trial, if the last one's thread has ended."""
+        if self.thread is not None:
+            self.thread.join(timeout=10)
+            if self.thread.is_alive():
+                return False
+        self.begin(new_config)
+        return True
+
+    def cleanup(self) -> None:
+        """The search is being stopped: a run that still goes leaves at its next report."""
+        self.leaving.set()
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Checkpoints are the trainer's, in the trial's own folder."""
+
+
+def work(config: dict[str, Any], messages: queue.Queue[dict[str, Any]], leaving: threading.Event) -> None:
+    """A trial from beginning to end, in a thread of the actor."""
+
+    def report(iteration: int, metrics: Mapping[str, float]) -> bool:
+        if leaving.is_set():
+            raise Stopped
+        messages.put({PROGRESS: json.dumps([iteration, {name: float(value) for name, value in metrics.items()}])})
+        return False
+
+    if config["version"] != nasseg.__version__:
+        reason = f"this node has nasseg {nasseg.__version__}, the search runs {config['version']}"
+        result = Result(status=Result.FAILED, reason=reason)
+    else:
+        try:
+            result = execute(Trial.from_dict(config["trial"]), report).result
+        except Stopped:
+            return
+        except BaseException as error:
+            # Not the trainer's failure (that is a result): the folder cannot be written, say.
+            result = Result(status=Result.FAILED, reason=f"{type(error).__name__}: {error}")
+    messages.put({RESULT: json.dumps(finite(result.to_dict())), "done": True})
