@@ -1,6 +1,6 @@
 """What every decoder must keep, and the tiny networks it is tried on.
 
-``DecoderContract`` is a kit: a test class inherits it and lists genotypes in ``cases``; every test of the kit then runs on every one of them.
+``DecoderContract`` is a kit: a test class inherits it and lists genotypes in ``cases``; every test of the kit then runs on each of them.
 ``GENE_CASES`` walks the catalogue of genes: a new value of a gene is under the kit as soon as it stands in ``GENES``.
 """
 

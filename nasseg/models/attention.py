@@ -11,7 +11,7 @@ Letters: N_q queries, M keys, h heads, r channels per head of Q and K, c_i width
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -34,20 +34,19 @@ class Mixing(nn.Module):
     The convolution (c_j → c_j, bias) stands on each map that was pooled, if ``pool_conv``; a map already on the key grid comes as it is.
     GELU after the norm follows U-MixFormer's code; SCASeg's text does not name it.
 
-    ``widths`` are the channels of the inputs, ``pooled`` says which of them were pooled.
+    ``widths`` are the channels of the inputs by stage, ``pooled`` the stages among them whose maps were pooled.
     """
 
-    def __init__(self, widths: Sequence[int], pooled: Sequence[bool], pool_conv: bool) -> None:
+    def __init__(self, widths: Mapping[int, int], pooled: Collection[int], pool_conv: bool) -> None:
         super().__init__()
-        self.convs = nn.ModuleList(
-            nn.Conv2d(c, c, 1) if pool_conv and was_pooled else nn.Identity() for c, was_pooled in zip(widths, pooled, strict=True)
-        )
-        self.width = sum(widths)
+        self.names = tuple(f"stage{j}" for j in widths)
+        self.convs = nn.ModuleDict({f"stage{j}": nn.Conv2d(c, c, 1) for j, c in widths.items() if pool_conv and j in pooled})
+        self.width = sum(widths.values())
         self.norm = nn.LayerNorm(self.width)
 
     def forward(self, pooled: Sequence[Tensor]) -> Tensor:
-        """Pooled maps (B, c_j, gh, gw), all on one grid → tokens (B, gh·gw, T)."""
-        maps = [conv(p_BCgg) for conv, p_BCgg in zip(self.convs, pooled, strict=True)]
+        """Maps (B, c_j, gh, gw), all on the key grid, in the order of ``widths`` → tokens (B, gh·gw, T)."""
+        maps = [self.convs[name](p_BCgg) if name in self.convs else p_BCgg for name, p_BCgg in zip(self.names, pooled, strict=True)]
         return F.gelu(self.norm(to_tokens(torch.cat(maps, dim=1) if len(maps) > 1 else maps[0])))
 
 

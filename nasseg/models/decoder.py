@@ -34,8 +34,8 @@ class Stage(nn.Module):
         self.pools = _pools(genotype, genes)
         self.attention: OwnAttention | ReusedAttention | UniformAttention | None = None
         if genes.attention != "none":
-            widths, pooled = [channels[j - 1] for j, _ in self.pools], [ratio > 1 for _, ratio in self.pools]
-            mixing = Mixing(widths, pooled, bool(genes.pool_conv))
+            widths = {j: channels[j - 1] for j, _ in self.pools}
+            mixing = Mixing(widths, [j for j, ratio in self.pools if ratio > 1], bool(genes.pool_conv))
             heads = genotype.heads(channels)[number - 1]
             if genes.source is not None:
                 self.attention = ReusedAttention(width, mixing)
@@ -90,7 +90,7 @@ class Decoder(nn.Module):
         self.kept = genotype.kept
         for number in reversed(self.kept):
             self.add_module(f"stage{number}", Stage(genotype, number, self.channels, drop_path))
-        widths = [self.channels[i - 1] for i in self.kept]
+        widths = {i: self.channels[i - 1] for i in self.kept}
         self.fusion = Fusion(genotype.fusion, widths, genotype.fusion_width, num_classes, project=genotype.project, dropout=dropout)
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:

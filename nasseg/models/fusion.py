@@ -6,7 +6,7 @@ K the number of classes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -67,23 +67,24 @@ MIXES: dict[str, type[ConcatMix] | type[FcaMix]] = {"concat": ConcatMix, "fca": 
 class Fusion(nn.Module):
     """Projection per stage, resize to the fusion grid, one of :data:`MIXES`, dropout, classifier.
 
-    ``project`` puts a 1×1 convolution c_i → P with bias on every map at its own grid, before the upsample (SegFormer's head). The
-    classifier is a 1×1 convolution E → K with bias, behind channel dropout. Initialisation: :func:`nasseg.models.ops.init_head`.
+    ``widths`` are the channels of the kept stages by number, shallow to deep. ``project`` puts a 1×1 convolution c_i → P with bias on every
+    map at its own grid, before the upsample (SegFormer's head). The classifier is a 1×1 convolution E → K with bias, behind channel
+    dropout. Initialisation: :func:`nasseg.models.ops.init_head`.
     """
 
     def __init__(
-        self, kind: str, channels: Sequence[int], fusion_width: int, num_classes: int, *, project: int | None, dropout: float
+        self, kind: str, widths: Mapping[int, int], fusion_width: int, num_classes: int, *, project: int | None, dropout: float
     ) -> None:
         super().__init__()
-        self.project = nn.ModuleList(nn.Conv2d(c, project, 1) if project else nn.Identity() for c in channels)
-        self.mix = MIXES[kind]([project or c for c in channels], fusion_width)
+        self.project = nn.ModuleDict({f"stage{i}": nn.Conv2d(c, project, 1) if project else nn.Identity() for i, c in widths.items()})
+        self.mix = MIXES[kind]([project or c for c in widths.values()], fusion_width)
         self.dropout = nn.Dropout2d(dropout)
         self.classifier = nn.Conv2d(fusion_width, num_classes, 1)
         init_head(self.modules(), self.classifier)
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
-        """Maps (B, c_i, H_i, W_i), shallow to deep → logits (B, K, H, W) on the first map's grid."""
+        """Maps (B, c_i, H_i, W_i) of the kept stages, shallow to deep → logits (B, K, H, W) on the first map's grid."""
         grid = (maps[0].shape[2], maps[0].shape[3])
-        aligned = [resize(project(x_BCHW), grid) for project, x_BCHW in zip(self.project, maps, strict=True)]
+        aligned = [resize(project(x_BCHW), grid) for project, x_BCHW in zip(self.project.values(), maps, strict=True)]
         logits_BKHW: Tensor = self.classifier(self.dropout(self.mix(aligned)))
         return logits_BKHW

@@ -15,7 +15,7 @@ T = 24
 
 
 def own(heads: int, rank: int | str, *, query_pool: int = 1, shared: bool = False, channels: int = 40) -> OwnAttention:
-    mixing = Mixing([16, 8], [True, False], True)
+    mixing = Mixing({3: 16, 4: 8}, [3], True)
     made = OwnAttention(channels, 8, mixing, heads=heads, rank=rank, query_pool=query_pool, shared=shared)
     return fill(made).eval()
 
@@ -72,7 +72,7 @@ def test_pooled_queries_come_back_at_full_size() -> None:
 def test_propagation_equals_its_literal_definition(grid: tuple[int, int]) -> None:
     # Literal: upsample the map along its queries to one row per pixel of the stage, then apply it to the values.
     x_BCHW, pooled = stage_input()
-    block = fill(ReusedAttention(40, Mixing([16, 8], [True, False], True))).eval()
+    block = fill(ReusedAttention(40, Mixing({3: 16, 4: 8}, [3], True))).eval()
     q, k = torch.sin(torch.arange(2 * 4 * math.prod(grid) * 3.0)), torch.cos(torch.arange(2 * 4 * 6 * 3.0) * 7)
     a_BhNM = attention_map(q.reshape(2, 4, -1, 3) * 3, k.reshape(2, 4, 6, 3), 1.0)
     with torch.no_grad():
@@ -87,7 +87,7 @@ def test_propagation_equals_its_literal_definition(grid: tuple[int, int]) -> Non
 
 def test_rank_zero_equals_a_softmax_of_zeros() -> None:
     x_BCHW, pooled = stage_input()
-    uniform, asked = fill(UniformAttention(40, Mixing([16, 8], [True, False], True))).eval(), own(4, 1)
+    uniform, asked = fill(UniformAttention(40, Mixing({3: 16, 4: 8}, [3], True))).eval(), own(4, 1)
     asked.load_state_dict(uniform.state_dict(), strict=False)
     with torch.no_grad():
         asked.query.weight.zero_()
@@ -105,6 +105,6 @@ def test_one_key_is_given_to_every_query() -> None:
 
 
 def test_a_map_on_the_key_grid_has_no_convolution() -> None:
-    mixing = Mixing([16, 8], [True, False], True)
-    assert [sum(p.numel() for p in conv.parameters()) for conv in mixing.convs] == [16 * 16 + 16, 0]
-    assert sum(p.numel() for p in Mixing([16, 8], [True, False], False).parameters()) == 2 * T
+    mixing = Mixing({3: 16, 4: 8}, [3], True)
+    assert {name: sum(p.numel() for p in conv.parameters()) for name, conv in mixing.convs.items()} == {"stage3": 16 * 16 + 16}
+    assert sum(p.numel() for p in Mixing({3: 16, 4: 8}, [3], False).parameters()) == 2 * T

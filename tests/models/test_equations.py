@@ -45,7 +45,9 @@ def depthwise(x: Tensor, w: Weights, name: str) -> Tensor:
 def pool(x: Tensor, ratio: int) -> Tensor:
     """Mean of B H W C over windows, the last ones as large as the map leaves them."""
     rows = [x[:, top : top + ratio] for top in range(0, x.shape[1], ratio)]
-    return torch.stack([torch.stack([r[:, :, left : left + ratio].mean((1, 2)) for left in range(0, r.shape[2], ratio)], 1) for r in rows], 1)
+    return torch.stack(
+        [torch.stack([r[:, :, left : left + ratio].mean((1, 2)) for left in range(0, r.shape[2], ratio)], 1) for r in rows], 1
+    )
 
 
 def upsample(x: Tensor, height: int, width: int) -> Tensor:
@@ -63,10 +65,10 @@ def upsample(x: Tensor, height: int, width: int) -> Tensor:
 
 def mixing(inputs: tuple[int, ...], grid: int, conv: bool, maps: dict[int, Tensor], w: Weights, name: str) -> Tensor:
     parts = []
-    for place, j in enumerate(inputs):
+    for j in inputs:
         ratio = grid // STRIDES[j - 1]
         part = pool(maps[j], ratio)
-        parts.append(dense(part, w, f"{name}.convs.{place}") if ratio > 1 and conv else part)
+        parts.append(dense(part, w, f"{name}.convs.stage{j}") if ratio > 1 and conv else part)
     return F.gelu(layer_norm(torch.cat(parts, -1).flatten(1, 2), w, f"{name}.norm"))
 
 
@@ -114,7 +116,11 @@ def literal_decoder(genotype: Genotype, features: list[Tensor], w: Weights) -> T
                 a, gh, gw = handed[genes.source]
                 h, m = a.shape[1], a.shape[3]
                 # The literal reading: a map of N_i × M, made by upsampling the query axis.
-                a = upsample(a.permute(0, 2, 1, 3).reshape(-1, gh, gw, h * m), height, width).reshape(-1, height * width, h, m).transpose(1, 2)
+                a = (
+                    upsample(a.permute(0, 2, 1, 3).reshape(-1, gh, gw, h * m), height, width)
+                    .reshape(-1, height * width, h, m)
+                    .transpose(1, 2)
+                )
                 gh, gw = height, width
             elif genes.rank == 0:
                 h, gh, gw = 1, height, width
@@ -148,7 +154,7 @@ def literal_decoder(genotype: Genotype, features: list[Tensor], w: Weights) -> T
 
 def literal_fusion(genotype: Genotype, maps: list[Tensor], w: Weights) -> Tensor:
     if genotype.project:
-        maps = [dense(x, w, f"fusion.project.{place}") for place, x in enumerate(maps)]
+        maps = [dense(x, w, f"fusion.project.stage{i}") for i, x in zip(genotype.kept, maps, strict=True)]
     s, *deep = [upsample(x, *maps[0].shape[1:3]) for x in maps]
     d = torch.cat(deep, -1)
     f = F.relu(batch_norm(dense(torch.cat((s, d), -1), w, "fusion.mix.conv"), w, "fusion.mix.norm"))
@@ -173,7 +179,9 @@ def test_decoder_equals_its_equations(genotype: Genotype) -> None:
 
 def test_every_weight_of_the_equations_is_read() -> None:
     # A reference that skipped a weight would agree with a decoder that skips it too.
-    genotype = Genotype.from_dict({**SMALL, "lpm": "se", "stage3.attention": "stage4", "stage2.query_pool": 2, "fusion": "fca", "project": 64})
+    genotype = Genotype.from_dict(
+        {**SMALL, "lpm": "se", "stage3.attention": "stage4", "stage2.query_pool": 2, "fusion": "fca", "project": 64}
+    )
     decoder = tiny_decoder(genotype)
     read: set[str] = set()
 
@@ -183,8 +191,9 @@ def test_every_weight_of_the_equations_is_read() -> None:
             return super().__getitem__(name)
 
         def get(self, name: str, default: Tensor | None = None) -> Tensor | None:  # type: ignore[override]
-            return self[name] if name in self else default
+            read.add(name)
+            return super().get(name, default)
 
     with torch.no_grad():
         literal_decoder(genotype, features(1), Watched(decoder.state_dict()))
-    assert {name for name in decoder.state_dict() if not name.endswith("num_batches_tracked")} == read
+    assert {name for name in decoder.state_dict() if not name.endswith("num_batches_tracked")} <= read

@@ -117,7 +117,7 @@ def test_blocks_start_as_segformer_does() -> None:
 
 def test_heads_start_as_mmsegmentation_does() -> None:
     torch.manual_seed(0)
-    fusion = Fusion("concat", (64, 128), 256, 150, project=None, dropout=0.0)
+    fusion = Fusion("concat", {1: 64, 2: 128}, 256, 150, project=None, dropout=0.0)
     assert fusion.classifier.weight.std().item() == pytest.approx(0.01, rel=0.05)
     assert fusion.mix.conv.weight.std().item() == pytest.approx(math.sqrt(2 / 256), rel=0.05)
     assert fusion.classifier.bias is not None
