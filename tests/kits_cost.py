@@ -59,12 +59,14 @@ def random_genotype(rng: random.Random) -> Genotype:
     return Genotype.from_dict(raw)
 
 
-def count_decoder(genotype: Genotype, channels: tuple[int, int, int, int], size: tuple[int, int], num_classes: int) -> Count:
-    """The independent count of the decoder built for these widths, on the meta device."""
+def count_decoder(
+    genotype: Genotype, channels: tuple[int, int, int, int], size: tuple[int, int], num_classes: int, device: str = "meta"
+) -> Count:
+    """The independent count of the decoder built for these widths. The meta device is for large inputs; at small ones the CPU is faster."""
     with torch.device("meta"):
         decoder = Decoder(genotype, channels, num_classes)
-        maps = [torch.empty(1, c, h, w) for c, (h, w) in zip(channels, stage_grids(size), strict=True)]
-    return count(decoder, maps)
+    maps = [torch.zeros(1, c, h, w, device=device) for c, (h, w) in zip(channels, stage_grids(size), strict=True)]
+    return count(decoder.to_empty(device=device), maps)
 
 
 def counted_parts(counted: Count, prefix: str = "") -> dict[str, Part]:
