@@ -142,16 +142,30 @@ class Space:
         return (*seen.values(), *self._open_settings)
 
     @cached_property
-    def fixed(self) -> dict[str, Any]:
-        """What is read with one value only: genes by slot (``stage4.attention``) and training genes (``train.lr``)."""
+    def settled(self) -> dict[str, tuple[Any, ...]]:
+        """What no variable decides, by slot (``stage4.rank``, ``train.lr``): one value, or those that conditions or the key grid give."""
         searched = {slot_name(v.gene, i) for v in self.variables if isinstance(v, Choices) for i in v.stages}
-        genes = {slot: values for slot in self._grammar.order if (values := self._values.get(slot)) and slot not in searched}
-        settled = {slot: next(iter(values)) for slot, values in genes.items() if len(values) == 1}
-        return settled | {f"train.{name}": value for name, value in self.settings.items()}
+        slots = [slot for slot in self._grammar.order if slot in self._values and slot not in searched]
+        genes = {slot: tuple(sorted(self._values[slot], key=str)) for slot in slots}
+        return genes | {f"train.{name}": (value,) for name, value in self.settings.items()}
+
+    @property
+    def fixed(self) -> dict[str, Any]:
+        """What has one value in every genotype that reads it: genes by slot, and training genes."""
+        return {slot: values[0] for slot, values in self.settled.items() if len(values) == 1}
+
+    @property
+    def backbones(self) -> tuple[str, ...]:
+        """The backbones of the space; empty where it leaves them to ``--backbone``."""
+        return tuple(sorted(self._values.get("backbone", ())))
 
     def used_choices(self, variable: Choices) -> tuple[Scalar, ...]:
         """The choices that at least one genotype of the space takes."""
         return tuple(choice for k, choice in enumerate(variable.choices) if k in self._choices[variable.name])
+
+    def read_stages(self, variable: Choices) -> tuple[int, ...]:
+        """The variable's stages, deep to shallow, without those where no genotype reads it."""
+        return tuple(i for i in variable.stages if slot_name(variable.gene, i) in self._values)
 
     def with_fixed(self, assignments: Mapping[str, Any], *, where: str = "--set") -> Space:
         """A copy with genes settled: ``{"backbone": "mit_b0", "lpm": "se", "train.lr": 1e-3}``; a bare stage gene at all stages.
