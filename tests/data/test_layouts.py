@@ -183,7 +183,7 @@ def test_relabel(tmp_path: Path) -> None:
 
 def test_camvid_needs_its_classes(tmp_path: Path) -> None:
     root = write_tree(tmp_path)
-    with pytest.raises(DataError, match=r"camvid needs classes.json with its classes' names and colours; without one give the folder alone"):
+    with pytest.raises(DataError, match=r"camvid needs classes.json with its classes. names and colours; without one"):
         open_data(f"camvid:{root}")
     classes = [{"id": i, "name": name, "colour": [i, i, i]} for i, name in enumerate(("sky", "road", "car"))]
     (root / "classes.json").write_text(json.dumps({"name": "CamVid", "classes": classes}))
