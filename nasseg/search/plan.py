@@ -197,7 +197,7 @@ def make_plan(
     """Read and check everything a study needs; writes nothing.
 
     ``genes`` fixes genes of the space, ``genotype`` fixes all of them (a study of training settings), ``settings`` the trainer's fields.
-    ``budget`` replaces the space's bounds of the same names. Raises :class:`NassegError` with a sentence for everything that cannot be.
+    ``budget`` replaces the space's. Raises :class:`NassegError` with a sentence for everything that cannot be.
     """
     problems: list[Problem] = []
     if isinstance(trials, bool) or trials < 1:
@@ -261,12 +261,12 @@ def make_plan(
 
 
 def bounded(own: Budget, given: Budget | Mapping[str, Any] | str | None) -> Budget:
-    """The space's bounds, those given replacing them name by name."""
+    """The budget that was given in place of the space's, or the space's."""
     if isinstance(given, str):
-        given = Budget.parse(given)
-    elif isinstance(given, Mapping):
-        given = Budget.from_mapping(given)
-    return own if given is None else Budget.from_mapping({**own.bounds, **given.bounds})
+        return Budget.parse(given)
+    if isinstance(given, Mapping):
+        return Budget.from_mapping(given)
+    return own if given is None else given
 
 
 def fixed_space(

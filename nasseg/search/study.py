@@ -45,6 +45,9 @@ itself."""
 
 FEWEST_REJECTS = 25
 
+SLOW_REJECTS = {"gp": 5}
+"""Samplers that need seconds a draw, or never hear of rejects: so many in a row for them."""
+
 STARTS = 10
 """A trial that was started so often and never reached a checkpoint takes its driver down with it: it is told as failed."""
 
@@ -172,7 +175,8 @@ class Study:
         self._requeue: deque[int] = deque()
         self._want_fresh = False
         self._streak = 0
-        self._limit = REJECTS_IN_A_ROW
+        self._patience = self._limit = SLOW_REJECTS.get(sampler, REJECTS_IN_A_ROW)
+        self._rejects: set[str] = set()
         self._stuck = 0
 
         self.proposer.check_budget()
@@ -231,7 +235,7 @@ class Study:
                 number = self._requeue.popleft()
                 proposal = self._judge(number, self.running[number])
             elif self.trained + len(self.running) >= self.trials:
-                self._finish(f"{self.trials} trials were asked for")
+                self.finished = self.finished or f"{self.trials} trials were asked for"
                 return None
             elif self.finished is not None or not self._stay_fresh():
                 return None
@@ -309,7 +313,7 @@ class Study:
         """Hand a candidate out, or tell it at once: over budget, or trained already."""
         violated = self.budget.violated(candidate.cost)
         if violated is not None:
-            self._reject(number, violated)
+            self._reject(number, candidate, violated)
             return None
         original = self._known.setdefault(candidate.key, number)
         if original != number:
@@ -317,7 +321,7 @@ class Study:
             return None
         self._streak, self._stuck = 0, 0
         if candidate.origin == "sampler":
-            self._limit = REJECTS_IN_A_ROW
+            self._limit = self._patience
         return self._hand_out(number, candidate)
 
     def _hand_out(self, number: int, candidate: Candidate) -> Proposal | None:
@@ -337,8 +341,12 @@ class Study:
         genotype = Genotype.from_dict(candidate.genotype)
         return Proposal(number, self.recipe.trial(genotype, candidate.settings, str(workdir)), attempt)
 
-    def _reject(self, number: int, violated: str) -> None:
+    def _reject(self, number: int, candidate: Candidate, violated: str) -> None:
         self.running.pop(number, None)
+        if candidate.key in self._rejects:
+            # Rejected before and proposed again: this sampler learns nothing from it.
+            self._want_fresh = True
+        self._rejects.add(candidate.key)
         self._attribute(number, view.REASON, f"over budget: {violated}")
         self.optuna.tell(number, state=TrialState.PRUNED)
         self.rejected += 1
@@ -377,14 +385,15 @@ class Study:
             self._want_fresh = False
             return True
         if self._streak >= self._limit:
-            self._limit = max(FEWEST_REJECTS, self._limit // 2)
+            self._limit = max(min(FEWEST_REJECTS, self._patience), self._limit // 2)
         self._want_fresh, self._streak = False, 0
         self._stuck += 1
         front = [self._point(candidate) for _, _, candidate in self._front]
         found = self.proposer.fresh(front, self._unseen, self._rng) if self._stuck <= REJECTS_IN_A_ROW else None
         parameters = None if found is None else self.space.encode(found[0])
         if found is None or parameters is None:
-            self._finish(f"every genotype of the space {self.space.name} that fits the budget has been tried")
+            self.finished = f"every network of the space {self.space.name} that fits the budget has been tried"
+            self._note(f"the search ends early: {self.finished}")
             return False
         self._enqueue(found[0], parameters, found[1])
         return True
@@ -446,6 +455,7 @@ class Study:
                 running.append((frozen, candidate))
             elif frozen.state == TrialState.PRUNED:
                 self.rejected += 1
+                self._rejects.add(candidate.key)
             elif view.DUPLICATE_OF in frozen.user_attrs:
                 self.duplicates += 1
             elif frozen.state == TrialState.COMPLETE:
@@ -491,11 +501,6 @@ class Study:
         members = [*self._front, (number, values, candidate)]
         kept = pareto_front([v for _, v, _ in members], list(self.objectives.values()))
         self._front = [members[i] for i in kept]
-
-    def _finish(self, reason: str) -> None:
-        if self.finished is None:
-            self.finished = reason
-            self._note(f"nothing more to propose: {reason}")
 
     def _note(self, text: str) -> None:
         if self.listener is not None:

@@ -1,0 +1,178 @@
+"""``nasseg search``: find decoders, or training settings, that fit a budget."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+from nasseg.cli.console import wide_console
+from nasseg.cli.genotypes import read_genotype
+from nasseg.cli.options import SIZE, parse_sets, split_sets
+from nasseg.errors import StudyError
+from nasseg.report.front_plot import save_front
+from nasseg.report.live import SearchScreen
+from nasseg.report.pareto import front_table, next_commands, summary
+from nasseg.search.plan import Plan, make_plan
+from nasseg.search.run import Resources, run
+from nasseg.search.store import read_study
+from nasseg.search.view import COMPLETE, StudyView, TrialView
+from nasseg.training.trainer import load_trainer
+
+INTERRUPTED = 130
+
+
+@click.command("search")
+@click.argument("space")
+@click.option("--genotype", help="A genotype file or published design that settles the decoder: a study of training settings.")
+@click.option("--data", default="synthetic", show_default=True, help="A folder, camvid:PATH, or synthetic[:streets].")
+@click.option("--backbone", help="The encoder: mit_b0, mscan_t, or any four-stage timm model.")
+@click.option("--weights", help="A local file with the backbone's weights.")
+@click.option("--pretrained", is_flag=True, help="Start from the backbone's published weights (fetched once).")
+@click.option("--budget", help='Upper bounds, as "macs=1.5G,params=6M"; replaces the space\'s.')
+@click.option("--size", type=SIZE, required=True, help="Height and width of training crop and evaluation image, as 360x480.")
+@click.option("--trials", type=int, required=True, help="How many networks to train; may be raised later.")
+@click.option("--trainer", default="proxy", show_default=True, help="The recipe each trial is trained with, or my.module:Class.")
+@click.option("--fidelity", type=float, default=1.0, show_default=True, help="Share of the trainer's iterations, as a whole schedule.")
+@click.option("--out", required=True, help="The results folder, as results/first.")
+@click.option("--executor", default="ray", show_default=True, help="ray, or local: this machine without Ray.")
+@click.option("--concurrency", type=int, default=1, show_default=True, help="Trials at a time.")
+@click.option("--cpus-per-trial", type=float, default=1.0, show_default=True, help="CPUs of a trial (Ray).")
+@click.option("--gpus-per-trial", type=float, default=0.0, show_default=True, help="GPUs of a trial (Ray); 0.5 puts two on one.")
+@click.option("--address", help="Join the Ray cluster at HOST:PORT, or auto.")
+@click.option("--sampler", default="tpe", show_default=True, help="tpe, nsga2, gp or random.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the sampler and of every training.")
+@click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="GENE=… settles a gene, trainer.FIELD=… a setting. Repeatable.")
+@click.option("--dry-run", is_flag=True, help="Say what would be searched, and stop; writes nothing.")
+def command(
+    space: str,
+    genotype: str | None,
+    data: str,
+    backbone: str | None,
+    weights: str | None,
+    pretrained: bool,
+    budget: str | None,
+    size: tuple[int, int],
+    trials: int,
+    trainer: str,
+    fidelity: float,
+    out: str,
+    executor: str,
+    concurrency: int,
+    cpus_per_trial: float,
+    gpus_per_trial: float,
+    address: str | None,
+    sampler: str,
+    seed: int,
+    sets: tuple[str, ...],
+    dry_run: bool,
+) -> None:
+    """Search SPACE, a shipped search space or a YAML file, for the best networks within a budget.
+
+    No network over budget is trained, none is trained twice. The same command again goes on where the last one ended, whatever ended it.
+    """
+    genes, settings = split_sets(parse_sets(sets))
+    resources = Resources(executor=executor, concurrency=concurrency, cpus=cpus_per_trial, gpus=gpus_per_trial, address=address)
+    plan = make_plan(
+        space,
+        data=data,
+        size=size,
+        trials=trials,
+        out=out,
+        backbone=backbone,
+        budget=budget,
+        trainer=trainer,
+        settings=settings,
+        genes=genes,
+        genotype=None if genotype is None else read_genotype(genotype),
+        weights=weights,
+        pretrained=pretrained,
+        fidelity=fidelity,
+        seed=seed,
+        sampler=sampler,
+    )
+    console = wide_console()
+    if dry_run:
+        describe_plan(console, plan, resources)
+        return
+    earlier = plan.earlier()
+    screen = SearchScreen(
+        console, title=title_of(plan, resources), trials=plan.trials, objectives=dict(plan.objectives), total=iterations_of(plan)
+    )
+    if earlier is not None:
+        screen.begin(read_study(plan.out).trials)
+    try:
+        with screen:
+            view = run(plan, resources, screen)
+    except KeyboardInterrupt:
+        stopped(console, plan, screen)
+        sys.exit(INTERRUPTED)
+    finish(console, view)
+
+
+def title_of(plan: Plan, resources: Resources) -> str:
+    """One line on what is searched."""
+    budget = f"budget {plan.budget}" if plan.budget else "no budget"
+    where = "local" if resources.executor == "local" else f"ray {resources.address or ''}".strip()
+    return (
+        f"{plan.space.name} · {plan.data_name} {plan.size[0]}x{plan.size[1]} · {', '.join(plan.backbones)} · {budget} · "
+        f"{plan.trainer} · {where} ×{resources.concurrency} · {plan.out}"
+    )
+
+
+def iterations_of(plan: Plan) -> Any:
+    """How many iterations a trial will run, for its progress bar."""
+    base = int(load_trainer(plan.trainer).Config.parse(plan.settings).iterations)
+
+    def total(trial: TrialView) -> int:
+        return max(1, round(int(trial.settings.get("iterations", base)) * plan.fidelity))
+
+    return total
+
+
+def describe_plan(console: Console, plan: Plan, resources: Resources) -> None:
+    """What ``--dry-run`` says."""
+    console.print(title_of(plan, resources))
+    stats = plan.space.stats(plan.cost, plan.budget)
+    share = "" if stats.share is None or not plan.budget else f", {stats.share:.1%} inside the budget"
+    about = "" if stats.exact else " (sampled)"
+    console.print(f"{stats.size:,} genotypes{share}{about}" + (f"; {stats.binding} binds most" if stats.binding else ""))
+    settings = [variable.name for variable in plan.space.variables if variable.name.startswith("train.")]
+    if settings:
+        console.print(f"searched settings: {', '.join(settings)}")
+    for preset in plan.proposer.presets():
+        console.print(f"preset {preset.name}: " + (preset.reason or "fits, is trained first"))
+    state = "goes on" if plan.earlier() is not None else "begins"
+    console.print(f"{plan.trials} trials; the study in {plan.out} {state}. Nothing was written (--dry-run)")
+
+
+def stopped(console: Console, plan: Plan, screen: SearchScreen) -> None:
+    """What a person reads after Ctrl-C."""
+    running = f"; {len(screen.running)} were running and go on from their checkpoints" if screen.running else ""
+    console.print(f"stopped after {screen.done} of {plan.trials} trials{running}")
+    console.print(f"go on with: nasseg {shlex.join(sys.argv[1:])}", soft_wrap=True)
+
+
+def finish(console: Console, view: StudyView) -> None:
+    """The front, its picture, and what to do next. Raises :class:`StudyError` if no trial was complete."""
+    if view.count(COMPLETE) == 0:
+        reasons = sorted({trial.reason.splitlines()[0] for trial in view.trials if trial.trained and trial.reason})
+        raise SearchFailed(f"{view.path}: every trial failed: {'; '.join(reasons[:3])}")
+    console.print(front_table(view))
+    console.print()
+    console.print(summary(view))
+    picture = save_front(view, Path(view.path) / "front.png")
+    console.print(f"{picture}  the front as a picture")
+    console.print("next:")
+    for line in next_commands(view):
+        console.print(f"  {line}", soft_wrap=True)
+
+
+class SearchFailed(StudyError):
+    """The input was right, and no trial came through."""
+
+    exit_code = 1
