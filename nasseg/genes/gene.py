@@ -111,7 +111,7 @@ GENES: dict[str, Gene] = {
             ("native", 1, 2, 4, 5, 8),
             "native",
             f"{_OWN} with a rank above 0",
-            "heads asked for; the largest divisor of the widths at or below it is used; reuse needs equal counts",
+            "heads asked for; the largest divisor of the widths at or below it is used",
             _heads,
         ),
         Gene(

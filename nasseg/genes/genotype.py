@@ -238,6 +238,13 @@ def _joined(words: Sequence[str]) -> str:
     return words[0] if len(set(words)) == 1 else "·".join(words)
 
 
+def no_stage_gene(where: str, key: str, gene: Any) -> Problem:
+    """The problem of a name that is no gene of a stage."""
+    if gene in GLOBAL_GENES:
+        return Problem(where, key, "a gene of the whole decoder, not of a stage", None, gene)
+    return Problem(where, key, "no such stage gene", None, nearest(gene, STAGE_GENES))
+
+
 def default_inputs(stage: int, grid: int, reuses: bool) -> tuple[int, ...]:
     """What ``inputs`` are where nobody says: all stages that can be pooled to the key grid; at a stage that reuses a map, its own."""
     pooled = tuple(j for j in STAGES if STRIDES[j - 1] <= grid)
@@ -262,7 +269,7 @@ def _by_stage(raw: Mapping[str, Any], where: str, problems: list[Problem]) -> di
             stage = int(head[-1])
             for gene, given in ({tail: value} if tail else value).items():
                 if gene not in STAGE_GENES:
-                    problems.append(Problem(where, f"{head}.{gene}", "no such stage gene", None, nearest(gene, STAGE_GENES)))
+                    problems.append(no_stage_gene(where, f"{head}.{gene}", gene))
                     continue
                 if gene in own[stage]:
                     problems.append(Problem(where, f"{head}.{gene}", "is given twice", given))

@@ -14,7 +14,7 @@ from nasseg.errors import ConfigError, Problem, nearest
 from nasseg.files import parse_yaml, read_yaml
 from nasseg.genes.budget import Budget
 from nasseg.genes.gene import GLOBAL_GENES, STAGE_GENES, STAGES
-from nasseg.genes.genotype import Genotype
+from nasseg.genes.genotype import Genotype, no_stage_gene
 from nasseg.genes.presets import PRESETS, preset
 
 KEYS = ("extends", "name", "description", "genotype", "genes", "budget", "objectives", "presets")
@@ -149,7 +149,7 @@ def _genes(raw: Any, where: str, problems: list[Problem]) -> dict[str, Any]:
                         Problem(where, f"genes.{whole}", "a training gene is train. and a field of the trainer, such as train.lr")
                     )
                 elif head != "train" and gene not in STAGE_GENES:
-                    problems.append(Problem(where, f"genes.{whole}", "no such stage gene", None, nearest(gene, STAGE_GENES)))
+                    problems.append(no_stage_gene(where, f"genes.{whole}", gene))
                 else:
                     put(whole, inner, str(key) if tail else f"{head}.{gene}")
         elif head in (*stages, "train"):
