@@ -56,11 +56,13 @@ def save_checkpoint(folder: Path, state: Mapping[str, Any]) -> Path:
 def checkpoint_files(place: str | os.PathLike[str]) -> list[Path]:
     """The checkpoint files at ``place``, the newest first: a file and its predecessor, a ``checkpoints`` folder, or a run's folder."""
     path = Path(place)
-    folder = path if path.is_dir() else path.parent
-    if path.is_dir() and (path / "checkpoints").is_dir():
-        folder = path / "checkpoints"
-    named = [path] if path.is_file() and path.name != LAST else []
-    return [file for file in (*named, folder / LAST, folder / PREVIOUS) if file.is_file()]
+    if path.is_dir():
+        folder = path / "checkpoints" if (path / "checkpoints").is_dir() else path
+        files = [folder / LAST, folder / PREVIOUS]
+    else:
+        # A missing last.pt may have its predecessor: the process was killed between two renames.
+        files = [path, path.with_name(LAST), path.with_name(PREVIOUS)] if path.suffix == ".pt" else [path]
+    return [file for file in dict.fromkeys(files) if file.is_file()]
 
 
 def load_checkpoint(place: str | os.PathLike[str]) -> dict[str, Any]:
@@ -79,9 +81,7 @@ def load_checkpoint(place: str | os.PathLike[str]) -> dict[str, Any]:
             version = int(state["format"])
         # torch raises many kinds for a damaged file: RuntimeError, UnpicklingError, EOFError, KeyError, OSError
         except Exception as error:
-            log.warning(
-                "%s cannot be read and is passed over (%s)", file, str(error).splitlines()[0] if str(error) else type(error).__name__
-            )
+            log.warning("%s cannot be read and is passed over (%s)", file, str(error).partition(". ")[0] or type(error).__name__)
             continue
         if version > FORMAT:
             raise WeightsError(f"{file}: written by a newer nasseg (format {version}; this one reads {FORMAT})")

@@ -55,7 +55,7 @@ class LogFile:
 
 
 def read_log(path: str | os.PathLike[str]) -> list[dict[str, float]]:
-    """The rows, numbers only, empty cells left out; a torn last line is passed over; none where there is no file."""
+    """The rows, numbers only, empty cells left out; torn and strange lines are passed over; none where there is no file."""
     rows: list[dict[str, float]] = []
     if not Path(path).is_file():
         return rows
@@ -63,11 +63,13 @@ def read_log(path: str | os.PathLike[str]) -> list[dict[str, float]]:
         lines = file.readlines()
     whole = [line for line in lines if line.endswith("\n")]
     for raw in csv.DictReader(whole):
-        try:
-            row = {key: float(value) for key, value in raw.items() if key is not None and value}
-        except (ValueError, TypeError):
+        if None in raw:
             continue
-        if {"iteration", "seconds"} <= row.keys():
+        try:
+            row = {key: float(value) for key, value in raw.items() if value}
+        except ValueError:
+            continue
+        if set(FIRST) <= row.keys():
             rows.append(row)
     return rows
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from nasseg.errors import TrainingFailed
-from nasseg.files import write_atomic
+from nasseg.files import canonical_json, write_atomic
 from nasseg.training.checkpoint import WEIGHTS, plain_weights, save_checkpoint, write_weights
 from nasseg.training.config import TrainingConfig
 from nasseg.training.device import autocast, check_precision, own_randomness, random_state, set_random_state
@@ -221,11 +221,9 @@ class Loop:
     def _write_kept(self) -> None:
         path = self._weights_file()
         if path is not None and self.kept is not None and self.kept.weights is not None:
-            notes = {
-                "iteration": str(self.kept.iteration),
-                **{key: str(value) for key, value in self.identity.items() if isinstance(value, str)},
-            }
-            write_weights(path, self.kept.weights, notes)
+            # One entry: safetensors writes several in no fixed order, and equal runs are to give equal files.
+            notes = canonical_json({"iteration": self.kept.iteration, **self.identity})
+            write_weights(path, self.kept.weights, {"nasseg": notes})
             measured = {
                 "iteration": self.kept.iteration,
                 "metrics": dict(self.kept.metrics.values),
