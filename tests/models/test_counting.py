@@ -11,12 +11,14 @@ import torch
 import torch.nn.functional as F
 from kits_cost import WIDTHS, count_decoder, counted_parts, random_genotype
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from nasseg.cost.cost import Part
 from nasseg.cost.macs import decoder_cost
 from nasseg.errors import NassegError
 from nasseg.genes.genotype import Genotype
 from nasseg.genes.presets import PRESETS, preset
+from nasseg.models.backbones.registry import create_backbone
 from nasseg.models.counting import count
 
 RANDOM = 300
@@ -186,6 +188,19 @@ def test_an_operation_that_multiplies_and_has_no_rule_is_refused():
         count(Call(whole_layer_at_once), torch.zeros(1, 3, 8))
     # Called as usual it comes apart: Q, K, V and output 8 → 8, two products of two heads, 8 → 16 → 8.
     assert count(layer, torch.zeros(1, 3, 8)).macs == 3 * 4 * 64 + 2 * (2 * 3 * 3 * 4) + 3 * 2 * 128
+
+
+@pytest.mark.parametrize("name", ["mit_b0", "mscan_t", "pvt_v2_b0", "convnext_atto", "tf_efficientnet_lite0"])
+def test_backbones_agree_with_pytorchs_own_counter_and_across_devices(name: str):
+    with torch.device("meta"):
+        backbone = create_backbone(name).eval()
+        image = torch.zeros(1, 3, 64, 96)
+    counted_there = count(backbone, image)
+    with FlopCounterMode(display=False) as theirs:
+        backbone(image)
+    assert theirs.get_total_flops() == 2 * counted_there.macs
+    # The CPU runs attention as one fused operation, the meta device as two products.
+    assert count(backbone.to_empty(device="cpu"), torch.zeros(1, 3, 64, 96)) == counted_there
 
 
 @pytest.mark.parametrize("start", range(0, RANDOM, 25))
