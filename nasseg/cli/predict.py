@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import click
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from nasseg.cli.console import wide_console
 from nasseg.cli.options import SIZE
@@ -52,7 +53,7 @@ def command(
         raise ConfigError(Problem("", "IMAGES", "name at least one image or folder"))
     if onnx and device not in ("auto", "cpu"):
         raise ConfigError(Problem("", "--device", "ONNX Runtime runs on the CPU here", device, "cpu"))
-    place = "cpu" if onnx else str(resolve_device(device))
+    place = "cpu" if onnx else _device(device)
     forward, preprocessing = bundle_predictor(bundle, onnx=onnx, device=place)
     predictor = Predictor(forward, preprocessing, size=size, window=window, stride=stride, whole=whole)
     console = wide_console()
@@ -62,12 +63,19 @@ def command(
 
             def done(one: Drawn, number: int, total: int) -> None:
                 drawn.append(one)
-                status.update(f"{number} of {total}: {one.image}")
+                status.update(Text(f"{number} of {total}: {one.image}"))
 
             predict_images(predictor, images, out, alpha=alpha, done=done)
     finally:
         if drawn:
             draw(console, drawn)
+
+
+def _device(name: str) -> str:
+    try:
+        return str(resolve_device(name))
+    except RuntimeError as error:  # torch's, for what is no device name at all
+        raise ConfigError(Problem("", "--device", "must be auto, cpu, cuda or cuda:N", name, "auto")) from error
 
 
 def draw(console: Console, drawn: Sequence[Drawn]) -> None:
@@ -79,5 +87,6 @@ def draw(console: Console, drawn: Sequence[Drawn]) -> None:
     table.add_column("overlay")
     for one in drawn:
         named = ", ".join(f"{share.name} {percent_text(share.percent)}" for share in one.shares[:MOST_NAMED])
-        table.add_row(one.image.name, f"{one.size[0]}x{one.size[1]}", one.how, named, f"{one.seconds:.2f}", str(one.overlay))
+        cells = (one.image.name, f"{one.size[0]}x{one.size[1]}", one.how, named, f"{one.seconds:.2f}", str(one.overlay))
+        table.add_row(*(Text(cell) for cell in cells))
     console.print(table)

@@ -24,7 +24,7 @@ from nasseg.export.parity import Parity, compare
 from nasseg.export.place import beside, check_target, move
 from nasseg.export.predict import module_forward
 from nasseg.export.preprocessing import Preprocessing
-from nasseg.export.program import load_program, write_program
+from nasseg.export.program import load_program, trace, write_program
 from nasseg.export.windows import Forward
 from nasseg.files import write_atomic
 from nasseg.genes.genotype import Genotype
@@ -82,12 +82,13 @@ def export_model(
         genotype.save(folder / GENOTYPE)
         preprocessing.save(folder / PREPROCESSING)
         save_file({name: tensor.contiguous() for name, tensor in module.state_dict().items()}, folder / WEIGHTS)
-        say("ONNX")
-        with _making(ONNX):
-            write_onnx(module, folder / ONNX, size, in_chans, preprocessing.to_dict())
-        say("program")
+        say(f"writing {PROGRAM}")
         with _making(PROGRAM):
-            write_program(module, folder / PROGRAM, size, in_chans)
+            program = trace(module, size, in_chans)
+            write_program(program, folder / PROGRAM)
+        say(f"writing {ONNX}")
+        with _making(ONNX):
+            write_onnx(program, folder / ONNX, preprocessing.to_dict())
         say("comparing the files with the module")
         files: dict[str, Forward] = {
             ONNX: load_onnx(folder),

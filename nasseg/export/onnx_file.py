@@ -12,11 +12,12 @@ import numpy as np
 import onnx
 import onnxruntime
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.export import ExportedProgram
 
 from nasseg.errors import BundleError
 from nasseg.export.preprocessing import INPUT, OUTPUT
-from nasseg.export.program import batch_of_two, dynamic_batch
+from nasseg.export.program import dynamic_batch
 
 OPSET = 18
 """ONNX operator set of the file: the oldest that torch's exporter writes without converting, so the most runtimes read it."""
@@ -27,25 +28,24 @@ METADATA_KEY = "nasseg"
 _TRACES = ("pkg.torch.onnx.stack_trace", "pkg.torch.onnx.fx_node", "pkg.torch.onnx.class_hierarchy")
 
 
-def write_onnx(model: nn.Module, path: str | os.PathLike[str], size: tuple[int, int], in_chans: int, metadata: Mapping[str, Any]) -> None:
-    """Write ``model.forward`` (eval mode, on the CPU) as ONNX: ``image`` (batch, C, H, W) to ``logits`` (batch, K, h, w).
+def write_onnx(program: ExportedProgram, path: str | os.PathLike[str], metadata: Mapping[str, Any]) -> None:
+    """Write a program of :func:`nasseg.export.program.trace` as ONNX: ``image`` (batch, C, H, W) to ``logits`` (batch, K, h, w).
 
-    The batch is dynamic, H and W are those of ``size``; the weights lie inside the file. Raises whatever the exporter raises.
+    The batch is dynamic, the weights lie inside the file, ``metadata`` under :data:`METADATA_KEY`. Raises whatever the exporter raises.
     """
-    with torch.no_grad():
-        program = torch.onnx.export(
-            model,
-            (batch_of_two(size, in_chans),),
-            dynamo=True,
-            opset_version=OPSET,
-            input_names=[INPUT],
-            output_names=[OUTPUT],
-            dynamic_shapes=dynamic_batch(),
-            external_data=False,
-            verbose=False,
-        )
-    assert program is not None
-    proto = program.model_proto
+    converted = torch.onnx.export(
+        program,
+        (),
+        dynamo=True,
+        opset_version=OPSET,
+        input_names=[INPUT],
+        output_names=[OUTPUT],
+        dynamic_shapes=dynamic_batch(),
+        external_data=False,
+        verbose=False,
+    )
+    assert converted is not None
+    proto = converted.model_proto
     for node in proto.graph.node:
         for index in reversed(range(len(node.metadata_props))):
             if node.metadata_props[index].key in _TRACES:

@@ -20,7 +20,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as V
 
 from nasseg.errors import BundleError, ConfigError, DataError, Problem
-from nasseg.export.images import find_images, read_picture
+from nasseg.export.pictures import find_images, read_picture
 from nasseg.export.preprocessing import Preprocessing
 from nasseg.export.windows import Forward, label_rows, slide, whole_cells
 from nasseg.files import write_atomic

@@ -9,32 +9,34 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.export import ExportedProgram
 
 from nasseg.errors import BundleError
 
-
-def batch_of_two(size: tuple[int, int], in_chans: int) -> Tensor:
-    """An example input. Two images, because an exporter takes a dimension of one for a constant."""
-    return torch.zeros(2, in_chans, *size)
+BATCH = "batch"
+"""Name of the one dynamic dimension."""
 
 
 def dynamic_batch() -> tuple[dict[int, Any]]:
     """The first dimension of the one input may be anything from 1."""
-    return ({0: torch.export.Dim("batch", min=1)},)
+    return ({0: torch.export.Dim(BATCH, min=1)},)
 
 
-def write_program(model: nn.Module, path: str | os.PathLike[str], size: tuple[int, int], in_chans: int) -> None:
-    """Write ``model.forward`` (eval mode, on the CPU) as a program for any batch of images of one size.
-
-    Raises whatever the exporter raises.
-    """
+def trace(model: nn.Module, size: tuple[int, int], in_chans: int) -> ExportedProgram:
+    """``model.forward`` (eval mode, on the CPU) as a program for any batch of images of one size. Raises whatever the exporter raises."""
+    # Two images, because an exporter takes a dimension of one for a constant.
     with torch.no_grad():
-        program = torch.export.export(model, (batch_of_two(size, in_chans),), dynamic_shapes=dynamic_batch())
+        program = torch.export.export(model, (torch.zeros(2, in_chans, *size),), dynamic_shapes=dynamic_batch())
     for module in program.graph_module.modules():
         for node in getattr(getattr(module, "graph", None), "nodes", ()):
             node.meta.pop("stack_trace", None)  # paths of the machine that exports
     # Compilers want an example input in the file; one number seen as two images keeps it small.
     program.example_inputs = ((torch.zeros(()).expand(2, in_chans, *size),), {})
+    return program
+
+
+def write_program(program: ExportedProgram, path: str | os.PathLike[str]) -> None:
+    """Write a program as a ``.pt2`` file."""
     torch.export.save(program, os.fspath(path))
 
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from nasseg.errors import DataError
-from nasseg.export.images import find_images, read_picture
+from nasseg.export.pictures import find_images, read_picture
 
 
 def save(path: Path, array: np.ndarray, mode: str | None = None, **options: object) -> Path:
