@@ -85,7 +85,7 @@ def _examine(data: str) -> Diagnosis:
 
 
 def _print(diagnosis: Diagnosis, console: Console) -> None:
-    known = f"{len(diagnosis.classes)} classes, from {diagnosis.classes_from}"
+    known = f"{_many(len(diagnosis.classes), 'class', 'es')}, from {diagnosis.classes_from}"
     console.print(f"[bold]{escape(diagnosis.spec)}[/]\nlayout: {diagnosis.layout}; {escape(known)}\n")
     for report in diagnosis.splits.values():
         _print_split(diagnosis, report, console)
@@ -94,11 +94,11 @@ def _print(diagnosis: Diagnosis, console: Console) -> None:
         place = f" [{finding.split}]" if finding.split else ""
         console.print(f"[{style}]{finding.level}[/]{escape(place)} {escape(finding.kind)}: {escape(finding.text)}")
     errors, notes = len(diagnosis.errors), len(diagnosis.findings) - len(diagnosis.errors)
-    console.print(f"{errors} errors, {notes} notes" if diagnosis.findings else "nothing wrong found")
+    console.print(f"{_many(errors, 'error')}, {_many(notes, 'note')}" if diagnosis.findings else "nothing wrong found")
 
 
 def _print_split(diagnosis: Diagnosis, report: SplitReport, console: Console) -> None:
-    text = f"[bold]{report.name}[/]: {report.images} images, {report.masks} masks"
+    text = f"[bold]{report.name}[/]: {_many(report.images, 'image')}, {_many(report.masks, 'mask')}"
     spread = report.size_range()
     if spread:
         low, middle, high = (f"{height}x{width}" for height, width in spread)
@@ -116,3 +116,7 @@ def _print_split(diagnosis: Diagnosis, report: SplitReport, console: Console) ->
             table.add_row(f"{label} {escape(name)}", f"{share:.3f}", str(int(report.images_with[label])), bar)
         console.print(table)
     console.print()
+
+
+def _many(count: int, noun: str, ending: str = "s") -> str:
+    return f"{count} {noun}{'' if count == 1 else ending}"
