@@ -27,6 +27,9 @@ REMEMBERED = 4096
 """Terms that few values decide are computed once: an LPM, an FFN, a mixing. The least recently used are forgotten beyond this many."""
 
 
+_NOTHING = Part()
+
+
 def padded(size: Grid) -> Grid:
     """The size (height, width) a network works at: both rounded up to a multiple of 32."""
     return -(-size[0] // PAD) * PAD, -(-size[1] // PAD) * PAD
@@ -238,6 +241,3 @@ def fusion_cost(genotype: Genotype, channels: Sequence[int], grids: Sequence[Gri
     params += e * num_classes + num_classes
     macs += n * e * num_classes
     return Part(params, macs, macs + extra)
-
-
-_NOTHING = Part()
