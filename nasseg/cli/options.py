@@ -12,7 +12,7 @@ from nasseg.errors import ConfigError, Problem
 from nasseg.files import parse_yaml
 
 
-class SizeType(click.ParamType):
+class SizeType(click.ParamType[tuple[int, int]]):
     """``HxW`` in pixels, or one number for a square."""
 
     name = "HxW"
