@@ -114,7 +114,7 @@ def bind(file: SpaceFile, given: Mapping[str, Entry], problems: list[Problem]) -
         elif key.startswith("stage"):
             _bind(key[7:], (int(key[5]),), entry, bindings, problems)
     # The same breach at several stages of one entry is one problem.
-    problems[:] = list(dict.fromkeys(problems))
+    problems[:] = {str(problem): problem for problem in problems}.values()
     return list(bindings.values())
 
 
