@@ -19,6 +19,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from nasseg.cli.main import run as run_command
 from nasseg.errors import ConfigError, DataError, WeightsError
 from nasseg.files import canonical_json
 from nasseg.genes.genotype import Genotype
@@ -54,6 +55,17 @@ class Told:
     def losses(self) -> list[float]:
         """The losses, to the last bit."""
         return [metrics["loss"] for _, metrics in self.told]
+
+
+def call(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
+    """Exit code, standard output, standard error of the command."""
+    code = 0
+    try:
+        run_command(arguments)
+    except SystemExit as left:
+        code = left.code if isinstance(left.code, int) else 1
+    said = capsys.readouterr()
+    return code, said.out, said.err
 
 
 def check_golden(name: str, losses: list[float]) -> None:

@@ -1,0 +1,88 @@
+"""nasseg eval: a run and a bundle give the numbers the training gave."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from kits_trainer import DATA, Told, call, tiny_trial
+
+from nasseg.export.bundle import export_run
+from nasseg.training.rundir import RunDir
+
+SETTINGS = {"iterations": 3, "batch_size": 2, "threads": 1, "device": "cpu"}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
+    run = RunDir.create(tmp_path_factory.mktemp("runs") / "Y", tiny_trial(trainer="full", settings=SETTINGS))
+    run.run(Told())
+    return run
+
+
+def test_a_run_gives_its_own_numbers(trained: RunDir, capsys: pytest.CaptureFixture[str]) -> None:
+    code, said, _ = call(["eval", str(trained.path), "--json"], capsys)
+    found = json.loads(said)
+    assert code == 0
+    assert found["metrics"] == pytest.approx(trained.metrics["metrics"], abs=1e-9)
+    assert found["per_class"] == pytest.approx(trained.metrics["per_class"], abs=1e-9)
+    assert found["protocol"] == {**trained.metrics["protocol"], "data": DATA}
+
+
+def test_as_a_table(trained: RunDir, capsys: pytest.CaptureFixture[str]) -> None:
+    code, said, _ = call(["eval", str(trained.path), "--split", "train", "--size", "32x64", "--masks", "resized"], capsys)
+    assert code == 0
+    assert "mIoU" in said
+    assert "train, 8 images at 32x64 (stretch, whole image, single scale, no flip), resized masks" in said
+
+
+@pytest.mark.parametrize("onnx", [[], ["--onnx"]])
+def test_a_bundle_gives_the_same(trained: RunDir, bundle: Path, onnx: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    code, said, _ = call(["eval", str(bundle), "--data", DATA, "--json", *onnx], capsys)
+    found = json.loads(said)
+    assert code == 0
+    assert found["metrics"] == pytest.approx(trained.metrics["metrics"], abs=0.05)
+    assert found["protocol"]["weights"] == ("onnx" if onnx else "bundle")
+
+
+@pytest.fixture(scope="module")
+def bundle(trained: RunDir, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("bundles") / "B"
+    export_run(trained.path, out)
+    return out
+
+
+REFUSED = [
+    (["--split", "test"], "no split 'test'; there are train, val"),
+    (["--masks", "tiny"], "--masks: must be one of original, resized"),
+    (["--batch-size", "0"], "--batch-size: must be a whole number from 1"),
+    (["--onnx"], "a training run has no ONNX file; make one with: nasseg export"),
+    (["--device", "cuda:77"], "cuda:77"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "sentence"), REFUSED)
+def test_refusals(trained: RunDir, arguments: list[str], sentence: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, said = call(["eval", str(trained.path), *arguments], capsys)
+    assert code == 2
+    assert sentence in said
+
+
+def test_neither_run_nor_bundle(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, said = call(["eval", str(tmp_path)], capsys)
+    assert code == 2
+    assert "not a bundle" in said
+
+
+def test_a_bundle_wants_data(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, said = call(["eval", str(bundle)], capsys)
+    assert code == 2
+    assert "a bundle does not say which data to measure it on" in said
+
+
+@pytest.mark.shared
+def test_data_of_other_classes_are_refused(trained: RunDir, shared: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, said = call(["eval", str(trained.path), "--data", f"camvid:{shared / 'data' / 'camvid'}"], capsys)
+    assert code == 2
+    assert "are not those the network was trained on (road, pavement" in said
