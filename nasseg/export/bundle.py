@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -24,7 +24,7 @@ from nasseg.export.parity import Parity, compare
 from nasseg.export.place import beside, check_target, move
 from nasseg.export.predict import module_forward
 from nasseg.export.preprocessing import Preprocessing
-from nasseg.export.program import load_program, trace, write_program
+from nasseg.export.program import first_line, load_program, trace, write_program
 from nasseg.export.windows import Forward
 from nasseg.files import write_atomic
 from nasseg.genes.genotype import Genotype
@@ -251,5 +251,4 @@ def _making(name: str) -> Iterator[None]:
     except OSError:
         raise
     except Exception as error:  # exporters raise errors of many kinds, all of which mean the same here
-        lines: Sequence[str] = [line.strip() for line in str(error).splitlines() if line.strip()] or [repr(error)]
-        raise ExportFailed(f"{name} could not be made: {type(error).__name__}: {lines[0]}") from error
+        raise ExportFailed(f"{name} could not be made: {type(error).__name__}: {first_line(error)}") from error

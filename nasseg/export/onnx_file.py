@@ -17,7 +17,7 @@ from torch.export import ExportedProgram
 
 from nasseg.errors import BundleError
 from nasseg.export.preprocessing import INPUT, OUTPUT
-from nasseg.export.program import dynamic_batch
+from nasseg.export.program import dynamic_batch, first_line
 
 OPSET = 18
 """ONNX operator set of the file: the oldest that torch's exporter writes without converting, so the most runtimes read it."""
@@ -70,7 +70,7 @@ class OnnxModel:
         try:
             self.session = onnxruntime.InferenceSession(os.fspath(self.path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime's exceptions share no base class
-            raise BundleError(f"{self.path}: ONNX Runtime cannot read it: {str(error).splitlines()[0]}") from error
+            raise BundleError(f"{self.path}: ONNX Runtime cannot read it: {first_line(error)}") from error
         given, answered = [x.name for x in self.session.get_inputs()], [x.name for x in self.session.get_outputs()]
         if given != [INPUT] or answered != [OUTPUT]:
             raise BundleError(f"{self.path}: maps {given} to {answered}; a bundle's file maps ['{INPUT}'] to ['{OUTPUT}']")

@@ -14,6 +14,7 @@ from nasseg.data.dataset import Split
 from nasseg.errors import ExportFailed
 from nasseg.export.predict import fit
 from nasseg.export.preprocessing import Preprocessing
+from nasseg.export.program import first_line
 from nasseg.export.windows import Forward
 from nasseg.training.evaluate import evaluate
 
@@ -129,7 +130,7 @@ def _agreement(
         answers = [forward(batch) for batch in batches]
     except Exception as error:  # runtimes raise anything; all of it means that the file is no good
         sizes = " and ".join(str(len(batch)) for batch in batches)
-        raise ExportFailed(f"{name} does not run on batches of {sizes}: {str(error).splitlines()[0] if str(error) else error!r}") from error
+        raise ExportFailed(f"{name} does not run on batches of {sizes}: {first_line(error)}") from error
     for answer, logits in zip(answers, expected, strict=True):
         if answer.shape != logits.shape:
             raise ExportFailed(f"{name} gives logits of {tuple(answer.shape)}, the module of {tuple(logits.shape)}")

@@ -40,6 +40,12 @@ def write_program(program: ExportedProgram, path: str | os.PathLike[str]) -> Non
     torch.export.save(program, os.fspath(path))
 
 
+def first_line(error: BaseException) -> str:
+    """What a library's error says, without the pages that follow; its kind, where it says nothing."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
+
+
 def load_program(path: str | os.PathLike[str]) -> Callable[[Tensor], Tensor]:
     """The program of a bundle (its folder, or the file itself) as a function: normalised images (B, C, H, W) to logits (B, K, h, w).
 
@@ -52,9 +58,7 @@ def load_program(path: str | os.PathLike[str]) -> Callable[[Tensor], Tensor]:
     try:
         module = torch.export.load(os.fspath(file)).module()
     except Exception as error:  # zip, JSON and torch errors of many kinds, all of which mean the same here
-        raise BundleError(
-            f"{file}: torch.export cannot read it: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
-        ) from error
+        raise BundleError(f"{file}: torch.export cannot read it: {first_line(error)}") from error
 
     def run(x_BCHW: Tensor) -> Tensor:
         with torch.no_grad():

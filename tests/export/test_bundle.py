@@ -25,13 +25,7 @@ from nasseg.export.program import load_program
 from nasseg.genes.genotype import Genotype
 from nasseg.training.evaluate import evaluate
 
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bundle of a run, with its data at hand; tests that change it copy it first."""
-    folder = tmp_path_factory.mktemp("bundle")
-    export_run(make_run(folder / "run").path, folder / "bundle", images=3)
-    return folder / "bundle"
+pytestmark = pytest.mark.xdist_group("bundle")
 
 
 @pytest.fixture
