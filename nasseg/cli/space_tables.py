@@ -21,7 +21,7 @@ BAR = 32
 NARROW = 100
 """Columns of a terminal below which a table leaves its longest column out."""
 
-EVERYWHERE = ("always", "always, at a stage that is kept")
+EVERYWHERE = ("always", "the stage is kept")
 
 
 def variable_facts(space: Space, variable: Variable) -> dict[str, Any]:

@@ -103,16 +103,20 @@ def bind(file: SpaceFile, given: Mapping[str, Entry], problems: list[Problem]) -
     for key, entry in given.items():
         if not entry.values:
             continue
+        groups: list[tuple[int, ...]]
         if key in GLOBAL_GENES:
-            _bind(key, (0,), entry, bindings, problems)
+            gene, groups = key, [(0,)]
         elif key in STAGE_GENES:
-            free = [i for i in reversed(STAGES) if slot_name(key, i) not in given]
-            tied = tuple(i for i in free if i in entry.tie)
-            for group in (tied, *((i,) for i in free if i not in entry.tie)):
-                if group:
-                    _bind(key, group, entry, bindings, problems)
+            gene, free = key, [i for i in reversed(STAGES) if slot_name(key, i) not in given]
+            groups = [tuple(i for i in free if i in entry.tie), *((i,) for i in free if i not in entry.tie)]
         elif key.startswith("stage"):
-            _bind(key[7:], (int(key[5]),), entry, bindings, problems)
+            gene, groups = key[7:], [(int(key[5]),)]
+        else:
+            continue
+        for group in groups:
+            if group:
+                _bind(gene, group, entry, bindings, problems)
+        _twice(gene, [i for group in groups for i in group], entry, problems)
     # The same breach at several stages of one entry is one problem.
     problems[:] = {str(problem): problem for problem in problems}.values()
     return list(bindings.values())
@@ -131,9 +135,7 @@ def _bind(gene: str, stages: tuple[int, ...], entry: Entry, bindings: dict[str, 
     labels: list[Scalar] = []
     for k, raw in enumerate(entry.values):
         row = tuple(at[stage][k] for stage in stages)
-        if row in rows and (entry.key not in STAGE_GENES or entry.values.index(raw) != k):
-            problems.append(Problem(entry.where, shown, f"gives one value twice: {plain(entry.values[rows.index(row)])} and {plain(raw)}"))
-        elif any(value is not None for value in row) and row not in rows:
+        if any(value is not None for value in row) and row not in rows:
             rows.append(row)
             labels.append(_label(raw, row, stages))
     variable = None
@@ -150,6 +152,19 @@ def _bind(gene: str, stages: tuple[int, ...], entry: Entry, bindings: dict[str, 
             continue
         slot = slot_name(gene, stage)
         bindings[slot] = Binding(gene, stage, DEFAULT if variable else only, variable, conditions[stage], otherwise[stage])
+
+
+def _twice(gene: str, stages: Sequence[int], entry: Entry, problems: list[Problem]) -> None:
+    """Note a value that means the same as an earlier one at every stage of the entry."""
+    seen: dict[tuple[Any, ...], Any] = {}
+    for raw in entry.values:
+        try:
+            row = tuple(GENES[gene].check(raw, stage) for stage in stages)
+        except ValueError:
+            continue
+        if row in seen:
+            problems.append(Problem(entry.where, f"genes.{entry.key}", f"gives one value twice: {plain(seen[row])} and {plain(raw)}"))
+        seen.setdefault(row, raw)
 
 
 def _canonical(gene: str, stage: int, raw: Any, entry: Entry, shown: str, problems: list[Problem]) -> Any:

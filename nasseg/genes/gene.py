@@ -89,7 +89,7 @@ def _backbone(value: Any, stage: int) -> Any:
 
 _OWN = "the stage's attention is own"
 _ATTENDS = "the stage's attention is not none"
-_GATED = "always, at a stage that is kept"
+_GATED = "the stage is kept"
 
 GENES: dict[str, Gene] = {
     gene.name: gene

@@ -153,9 +153,8 @@ def _genes(raw: Any, where: str, problems: list[Problem]) -> dict[str, Any]:
                 else:
                     put(whole, inner, str(key) if tail else f"{head}.{gene}")
         elif head in (*stages, "train"):
-            problems.append(
-                Problem(where, f"genes.{key}", f"is a mapping of {'a trainer’s fields' if head == 'train' else 'stage genes'}", value)
-            )
+            what = "a trainer's fields" if head == "train" else "stage genes"
+            problems.append(Problem(where, f"genes.{key}", f"is a mapping of {what}", value))
         else:
             legal = (*GLOBAL_GENES, *STAGE_GENES, *stages, "train.lr")
             problems.append(Problem(where, f"genes.{key}", "no such gene", None, nearest(key, legal)))
