@@ -20,6 +20,7 @@ from nasseg.search.log import describe
 from nasseg.search.view import COMPLETE, DUPLICATE, FAILED, REJECTED, RUNNING, Event, TrialView, pareto_front
 
 BEST_ROWS, LAST_ROWS = 6, 4
+NOTES = 3
 PROGRESS_LINE_SECONDS = 30.0
 """Without a terminal a running trial's progress is a line no more often than this."""
 
@@ -70,7 +71,8 @@ class SearchScreen:
         self.finished: dict[int, TrialView] = {}
         self.counts = dict.fromkeys((COMPLETE, FAILED, REJECTED, DUPLICATE), 0)
         self.here = 0
-        self.note = ""
+        self.notes: list[str] = []
+        self.status = ""
         self._lock = threading.Lock()
         self._said: dict[int, float] = {}
         self._live: Live | None = None
@@ -106,8 +108,9 @@ class SearchScreen:
 
     def _take(self, event: Event) -> None:
         trial = event.trial
+        self.status = event.text if event.kind == "status" else ""
         if trial is None:
-            self.note = event.text
+            self.notes += [event.text] if event.kind == "note" else []
             return
         number = trial.number
         if event.kind in (RUNNING, "resumed"):
@@ -116,7 +119,7 @@ class SearchScreen:
             row = self.running[number]
             row.iteration, row.loss = event.iteration or 0, event.metrics.get("loss", row.loss)
         elif event.kind == "lost":
-            self.note = describe(event)
+            self.notes.append(describe(event))
         elif event.kind in self.counts:
             self.counts[event.kind] += 1
             if self.running.pop(number, None) is not None:
@@ -173,7 +176,7 @@ class SearchScreen:
             front = self.front()
             numbers = {trial.number for trial in front}
             last = [trial for trial in list(self.finished.values())[::-1] if trial.number not in numbers][:LAST_ROWS]
-            room = max(2, self.console.size.height - len(self.running) - len(last) - 8)
+            room = max(2, self.console.size.height - len(self.running) - len(last) - 7 - NOTES)
             settings = any(trial.settings for trial in (*self.finished.values(), *(row.trial for row in self.running.values())))
             table = self._table(settings)
             for row in self.running.values():
@@ -188,8 +191,8 @@ class SearchScreen:
             done = f"{self.done}/{self.trials} trained"
             bar.add_row(ProgressBar(total=self.trials, completed=min(self.done, self.trials), width=24), done)
             lines: list[RenderableType] = [Text(self.title, style="bold"), table, bar, Text(self.tally())]
-            if self.note:
-                lines.append(Text(self.note, style="yellow", overflow="ellipsis", no_wrap=True))
+            said = [*self.notes[-NOTES:], *([self.status] if self.status else [])]
+            lines += [Text(text, style="yellow", overflow="ellipsis", no_wrap=True) for text in said]
             return Group(*lines, Text(HINT, style="dim"))
 
     @staticmethod

@@ -148,6 +148,8 @@ def run(plan: Plan, resources: Resources, listener: Listener | None = None) -> S
             # Ray takes seconds to import, and reads its settings from the environment when it is.
             from nasseg.search.cluster import run_ray  # noqa: PLC0415
 
+            where = "starting Ray" if resources.address is None else f"joining the Ray cluster at {resources.address}"
+            recorder(Event(kind="status", text=where))
             run_ray(study, resources=resources, progress=recorder.progress, lost=recorder.lost)
         recorder.end()
     return replace(read_study(plan.out), driver=None)

@@ -36,7 +36,7 @@ from nasseg.search import view
 from nasseg.search.journal import open_storage
 from nasseg.search.proposer import Proposer
 from nasseg.search.samplers import make_sampler
-from nasseg.search.view import Event, Listener, StudyView, TrialView, load_optuna, pareto_front, view_trial, view_trials
+from nasseg.search.view import Event, Listener, StudyView, TrialView, answered, load_optuna, pareto_front, view_trial, view_trials
 from nasseg.training.trial import Result, Trial
 
 REJECTS_IN_A_ROW = 200
@@ -221,6 +221,8 @@ class Study:
         seen = view_trial(self.storage.get_trial(self._id(number)))
         if seen is None:
             raise KeyError(number)
+        if seen.duplicate_of is not None:
+            seen = answered(seen, view_trial(self.storage.get_trial(self._id(seen.duplicate_of))))
         return replace(seen, on_front=number in self.front)
 
     def propose(self) -> Proposal | None:

@@ -209,14 +209,20 @@ def view_trial(trial: FrozenTrial, *, driven: bool = True) -> TrialView | None:
     )
 
 
+def answered(duplicate: TrialView, original: TrialView | None) -> TrialView:
+    """A duplicate with what its original reached."""
+    if original is None:
+        return duplicate
+    return replace(duplicate, metrics=original.metrics, per_class=original.per_class, protocol=original.protocol)
+
+
 def view_trials(trials: Sequence[FrozenTrial], directions: Sequence[str], *, driven: bool = True) -> tuple[TrialView, ...]:
     """All trials of a study, those on the front marked, duplicates with the metrics of the trial that answered them."""
     views = [view for trial in trials if (view := view_trial(trial, driven=driven)) is not None]
     by_number = {view.number: view for view in views}
     for i, view in enumerate(views):
-        if view.duplicate_of in by_number:
-            original = by_number[view.duplicate_of]
-            views[i] = replace(view, metrics=original.metrics, per_class=original.per_class, protocol=original.protocol)
+        if view.duplicate_of is not None:
+            views[i] = answered(view, by_number.get(view.duplicate_of))
     able = [i for i, view in enumerate(views) if view.state == COMPLETE and view.values is not None]
     for index in pareto_front([views[i].values or () for i in able], directions):
         views[able[index]] = replace(views[able[index]], on_front=True)
@@ -238,7 +244,7 @@ class Event:
     ``kind`` is a state of :data:`STATES`, ``resumed``, ``progress`` (``iteration`` and ``metrics`` of a running trial), ``lost`` (its
     worker
     went
-    away; it is tried again) or ``note`` (``text`` only).
+    away; it is tried again) or ``note`` (``text`` only) or ``status`` (``text`` holds until the next event).
     """
 
     kind: str
