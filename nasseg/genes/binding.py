@@ -116,7 +116,7 @@ def bind(file: SpaceFile, given: Mapping[str, Entry], problems: list[Problem]) -
         for group in groups:
             if group:
                 _bind(gene, group, entry, bindings, problems)
-        _twice(gene, [i for group in groups for i in group], entry, problems)
+        _twice(gene, STAGES if key in STAGE_GENES else groups[0], entry, problems)
     # The same breach at several stages of one entry is one problem.
     problems[:] = {str(problem): problem for problem in problems}.values()
     return list(bindings.values())

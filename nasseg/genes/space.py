@@ -302,7 +302,11 @@ class Space:
 
     def near(self, genotype: Genotype, rng: random.Random) -> Iterator[Genotype]:
         """The decoders of :meth:`neighbours`, training genes left aside."""
-        return (point.genotype for point in self.neighbours(Point(genotype), rng))
+        seen = {genotype}
+        for point in self.neighbours(Point(genotype), rng):
+            if point.genotype not in seen:
+                seen.add(point.genotype)
+                yield point.genotype
 
     def stats(self, cost: CostOf | None = None, budget: Budget | None = None, samples: int = 2000, seed: int = 0) -> SpaceStats:
         """Size, the share inside the budget, which bound binds, and the spread of cost; see :func:`nasseg.genes.stats.take_stats`."""

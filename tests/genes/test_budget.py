@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nasseg.errors import ConfigError
@@ -94,6 +94,7 @@ def test_quantity(value: float, words: str, upwards: str) -> None:
     assert quantity(value, up=True) == upwards
 
 
+@settings(deadline=None)
 @given(st.floats(min_value=1, max_value=1e14))
 def test_quantity_reads_back(value: float) -> None:
     assert parse_quantity(quantity(value)) == pytest.approx(value, rel=0.0051)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nasseg.errors import ConfigError
@@ -131,6 +131,7 @@ def test_different_networks_have_different_ids(change: dict[str, Any]) -> None:
     assert Genotype.from_dict(change).id != Genotype.from_dict({}).id
 
 
+@settings(deadline=None)
 @given(st.integers(0, DECODER.size() - 1))
 def test_round_trips(number: int) -> None:
     genotype = DECODER.at(number)
