@@ -8,6 +8,12 @@ from pathlib import Path
 
 import pytest
 
+# Several test processes on few cores: one thread each, set before torch is loaded.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# The kits' assertions show values as a test's do.
+pytest.register_assert_rewrite(*(path.stem for path in Path(__file__).parent.glob("kits_*.py")))
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
