@@ -13,7 +13,6 @@ from __future__ import annotations
 from nasseg.training.config import TrainingConfig
 from nasseg.training.device import threads
 from nasseg.training.job import Job
-from nasseg.training.losses import build_loss
 from nasseg.training.trainer import Recipe
 from nasseg.training.trial import Report, Result, Trial
 
@@ -55,14 +54,6 @@ class Proxy(Recipe):
 
     def run(self, trial: Trial, report: Report) -> Result:
         """Train ``trial`` for its share of the iterations and measure it once."""
-        config = self.config
-        with threads(config.threads):
-            job = Job.open(trial, config)
-            loss = build_loss(
-                config.loss,
-                class_weights=config.class_weights,
-                label_smoothing=config.label_smoothing,
-                split=job.data.split("train"),
-                num_classes=job.data.num_classes,
-            )
-            return job.train(loss, report)
+        with threads(self.config.threads):
+            job = Job.open(trial, self.config)
+            return job.train(job.loss(), report)

@@ -104,11 +104,17 @@ def result_table(metrics: Mapping[str, float], per_class: Mapping[str, float], c
         table.add_row(name, "–" if value is None else f"{value:.2f}", "" if value is None else bar(value))
     table.add_section()
     for name, value in metrics.items():
-        table.add_row(LABELS.get(name, name), f"{value:.2f}", bar(value), style="bold" if name == "miou" else None)
+        table.add_row(label(name), f"{value:.2f}", bar(value), style="bold" if name == "miou" else None)
     return table
 
 
 LABELS = {"miou": "mIoU", "macc": "mAcc", "aacc": "aAcc"}
+
+
+def label(name: str) -> str:
+    """``miou_holdout`` as people write it: mIoU holdout."""
+    head, _, split = name.partition("_")
+    return f"{LABELS.get(head, head)} {split}".strip()
 
 
 def bar(percent: float) -> str:

@@ -52,7 +52,8 @@ def evaluate(
     device = torch.device(device)
     metrics = SegmentationMetrics(num_classes, classes, device)
     transform = EvalTransform(size, mean, std)
-    with torch.inference_mode():
+    # Not inference_mode: a tensor that a layer keeps from it (a resized position table) could not be trained through afterwards.
+    with torch.no_grad():
         for x_BCHW, masks_B, _ in eval_batches(split, transform, batch_size, workers=workers, cache=cache):
             x_BCHW = x_BCHW.to(device, memory_format=torch.channels_last if channels_last else torch.contiguous_format)
             logits_BKhw = predict(x_BCHW).float()

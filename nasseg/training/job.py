@@ -24,6 +24,7 @@ from nasseg.training.device import resolve_device, seed_everything
 from nasseg.training.environment import stamp
 from nasseg.training.evaluate import evaluate_splits
 from nasseg.training.loop import Loop, Outcome
+from nasseg.training.losses import SegmentationLoss, build_loss
 from nasseg.training.metrics import Metrics
 from nasseg.training.trial import Report, Result, Trial
 
@@ -81,6 +82,17 @@ class Job:
             "pretrained": self.trial.pretrained,
             "settings": {k: v for k, v in self.config.model_dump().items() if k not in self.config.OPERATIONAL and k != "iterations"},
         }
+
+    def loss(self) -> SegmentationLoss:
+        """The loss the configuration names, with class weights counted on train."""
+        config = self.config
+        return build_loss(
+            config.loss,
+            class_weights=config.class_weights,
+            label_smoothing=config.label_smoothing,
+            split=self.data.split("train"),
+            num_classes=self.data.num_classes,
+        )
 
     def batches(self, start: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Training batches from number ``start`` on."""

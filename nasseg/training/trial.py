@@ -10,7 +10,9 @@ from nasseg.files import canonical_json, digest
 from nasseg.genes.genotype import Genotype
 
 Report = Callable[[int, Mapping[str, float]], bool]
-"""``report(iteration, metrics)`` tells how far a run is; True as its answer asks the run to stop."""
+"""``report(iteration, metrics)`` tells how far a run is, after every iteration; True as its answer asks the run to stop.
+
+``metrics`` hold ``loss`` and ``lr``, and ``miou`` and the like in an iteration that ended with a validation."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -197,7 +197,7 @@ def test_table_has_a_dash_where_the_union_is_empty() -> None:
     assert ["b", "–"] in lines
     assert ["c", "0.00"] in lines
     assert ["mIoU", "25.00", "█" * 5] in lines
-    assert lines[-1][:2] == ["miou_holdout", "12.00"]
+    assert lines[-1][:3] == ["mIoU", "holdout", "12.00"]
 
 
 def test_a_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
