@@ -13,7 +13,7 @@ from nasseg.cli.console import wide_console
 from nasseg.cli.options import SIZE
 from nasseg.errors import ConfigError, Problem
 from nasseg.export.bundle import bundle_predictor
-from nasseg.export.predict import Drawn, Predictor, predict_images
+from nasseg.export.predict import LARGE, Drawn, Predictor, predict_images
 from nasseg.report.overlay import percent_text
 from nasseg.training.device import resolve_device
 
@@ -69,6 +69,12 @@ def command(
     finally:
         if drawn:
             draw(console, drawn)
+            cut = sum(one.how != "whole" for one in drawn)
+            if cut and window is None:
+                console.print(
+                    f"{cut} of {len(drawn)} images are more than {LARGE:g} times as high and wide as those the network was measured on "
+                    "and were seen through windows of that size; --whole takes them in one piece."
+                )
 
 
 def _device(name: str) -> str:

@@ -51,10 +51,11 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bundle, "load_program", forward)
 
 
-@pytest.mark.parametrize(("name", "size", "stride"), [("scaseg", (60, 90), 4), ("canet_fca", (64, 96), 8)])
-def test_every_file_computes_what_the_module_computes(tmp_path: Path, name: str, size: tuple[int, int], stride: int):
-    model = tiny_network(name)
-    exported = export_model(model, tmp_path / "b", preprocessing=preprocessing(size, None, stride))
+def test_every_file_computes_what_the_module_computes(tmp_path: Path):
+    # A size that is no multiple of 32: padding and cropping are part of the files.
+    size = (60, 90)
+    model = tiny_network("scaseg")
+    exported = export_model(model, tmp_path / "b", preprocessing=preprocessing(size, None, 4))
     assert sorted(p.name for p in (tmp_path / "b").iterdir()) == sorted(FILES)
     assert [name for name, _ in exported.files] == sorted(FILES)
     assert exported.parity.pictures == "3 random pictures"
@@ -64,7 +65,7 @@ def test_every_file_computes_what_the_module_computes(tmp_path: Path, name: str,
         x = torch.randn(batch, 3, *size, generator=torch.Generator().manual_seed(batch))
         with torch.no_grad():
             expected = model(x)
-        assert tuple(expected.shape) == (batch, 3, -(-size[0] // stride), -(-size[1] // stride))
+        assert tuple(expected.shape) == (batch, 3, 15, 23)
         for forward in (load_onnx(tmp_path / "b"), load_program(tmp_path / "b"), bundle_predictor(tmp_path / "b")[0]):
             torch.testing.assert_close(forward(x), expected, rtol=1e-4, atol=1e-5)
 
