@@ -191,7 +191,6 @@ class DecoderContract:
             assert resized.isfinite().all()
 
     def test_every_parameter_learns(self, genotype: Genotype) -> None:
-        # In eval mode: there BatchNorm is a fixed affine map, so a bias before it has a gradient of its own.
         decoder = tiny_decoder(genotype)
         silent = dict(decoder.named_parameters())
         for seed in "abcd":

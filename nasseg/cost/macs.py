@@ -187,7 +187,7 @@ def lpm_cost(kind: str, c: int, grid: Grid) -> Part:
         macs += 4 * c * m + 98 * n
     elif kind == "coord":
         m = max(8, c // 32)
-        params += 3 * c * m + m + 2 * m + 2 * c
+        params += 3 * c * m + 2 * m + 2 * c
         macs += 2 * (height + width) * c * m
         extra += n * c + 2 * (height + width) * m
     else:
