@@ -1,0 +1,89 @@
+"""The spaces that come with nasseg."""
+
+from __future__ import annotations
+
+import re
+from importlib.resources import files
+
+import pytest
+
+from nasseg.genes import spacefile
+from nasseg.genes.gene import GENES
+from nasseg.genes.presets import PRESETS, preset
+from nasseg.genes.space import Space
+from nasseg.genes.variable import Choices
+
+SIZES = {
+    "csap": 8_522_400,
+    "decoder": 25_758_942_193_235_427_821_568,
+    "hyperparameters": None,
+    "scaseg": 842_400,
+    "tiny": 312,
+}
+
+
+def test_sizes() -> None:
+    assert {name: None if (space := Space.load(name)).needs_genotype else space.size() for name in spacefile.shipped()} == SIZES
+
+
+@pytest.mark.parametrize("name", spacefile.shipped())
+def test_file_opens_with_its_command_and_says_what_it_is(name: str) -> None:
+    text = (files("nasseg.search_spaces") / f"{name}.yaml").read_text(encoding="utf-8")
+    assert text.startswith(f"# nasseg search {name} ")
+    space = Space.load(name)
+    assert space.name == name
+    assert space.description
+    assert "miou" in space.objectives
+
+
+@pytest.mark.parametrize(
+    ("name", "presets"),
+    [
+        ("tiny", ("csap", "canet_fca")),
+        ("decoder", PRESETS),
+        ("scaseg", ("scaseg", "scaseg_city", "u_mixformer")),
+        ("csap", ("csap", "metaseg")),
+    ],
+)
+def test_presets_lie_inside_on_any_backbone(name: str, presets: tuple[str, ...]) -> None:
+    space = Space.load(name).with_fixed({"backbone": "resnet18"})
+    assert space.presets == presets
+    for each in presets:
+        assert space.contains(preset(each, "resnet18"))
+
+
+def test_tiny_can_be_listed() -> None:
+    space = Space.load("tiny")
+    genotypes = list(space.enumerate())
+    assert len({g.id for g in genotypes}) == space.size() == 312
+    # 13 ways to attend (none at stage 4: 2 × 2, own: 3 × 3), 3 local modules, 2 FFNs, 2 fusions, 2 widths.
+    assert 13 * 3 * 2 * 2 * 2 == 312
+
+
+def test_decoder_opens_every_gene() -> None:
+    space = Space.load("decoder")
+    assert {v.gene for v in space.variables} == set(GENES) - {"backbone"}
+    for variable in space.variables:
+        assert isinstance(variable, Choices)
+        # Every listed value of the decoder space is one some network has.
+        assert space.used_choices(variable) == variable.choices
+        # And what is left out is left out on purpose: key grids of stride 4 (as many keys as pixels of stage 1) and 128.
+        if variable.gene not in ("heads", "key_stride", "inputs", "attention"):
+            listed = {GENES[variable.gene].check(v, variable.stages[0]) for v in GENES[variable.gene].values}
+            assert set(variable.values[variable.stages[0]]) == listed, variable.name
+
+
+def test_hyperparameters_name_fields_of_the_trainer() -> None:
+    # Read as text: the trainer's module imports torch.
+    config = (files("nasseg.training") / "config.py").read_text(encoding="utf-8")
+    space = Space.load("hyperparameters")
+    assert len(space.variables) == 10
+    for variable in space.variables:
+        assert re.search(rf"^    {variable.name.removeprefix('train.')}: ", config, re.MULTILINE), variable.name
+
+
+def test_readme_tells_the_sizes() -> None:
+    text = (files("nasseg.search_spaces") / "README.md").read_text(encoding="utf-8")
+    for name, size in SIZES.items():
+        assert f"| `{name}` |" in text
+        assert size is None or f"{size:,}" in text or (f"{size:.1e}" == "2.6e+22" and "2.6·10²²" in text) or f"| {size} small" in text
