@@ -28,7 +28,7 @@ class Full(Recipe):
         "FullConfig",
         iterations=20_000,
         batch_size=16,
-        # 6e-4 for the decoder and 6e-5 for a pretrained backbone. A backbone from scratch wants --set trainer.backbone_lr_scale=1.
+        # 6e-4 for the decoder and 6e-5 for a pretrained backbone.
         lr=6e-4,
         backbone_lr_scale=0.1,
         weight_decay=0.01,

@@ -43,7 +43,9 @@ class TrainingConfig(BaseModel):
         default=1, ge=1, description="forward passes summed up in one iteration; an iteration sees batch_size × accumulation images"
     )
     lr: float = Field(default=1e-3, gt=0, description="peak learning rate of the decoder (AdamW)")
-    backbone_lr_scale: float = Field(default=0.1, ge=0, description="the backbone's learning rate is lr times this")
+    backbone_lr_scale: float = Field(
+        default=0.1, ge=0, description="the backbone's learning rate is lr times this; left out, a backbone from scratch takes 1"
+    )
     weight_decay: float = Field(
         default=0.01, ge=0, description="decoupled weight decay, per unit of learning rate; none on norms, biases and 1-d weights"
     )
@@ -120,6 +122,12 @@ class TrainingConfig(BaseModel):
         if made.scale_low > made.scale_high:
             raise ConfigError(Problem(where, "scale_low", "must not be above scale_high", made.scale_low, made.scale_high))
         return made
+
+    def on_backbone(self, *, from_scratch: bool) -> Self:
+        """The configuration on a trained backbone or one from scratch: the latter learns at the full rate unless a scale was asked for."""
+        if not from_scratch or "backbone_lr_scale" in self.model_fields_set:
+            return self
+        return self.model_copy(update={"backbone_lr_scale": 1.0})
 
     @classmethod
     def with_defaults(cls, name: str, **defaults: Any) -> type[TrainingConfig]:

@@ -45,6 +45,7 @@ class Job:
     @classmethod
     def open(cls, trial: Trial, config: TrainingConfig) -> Self:
         """Seed, read the data, build the network. Raises the :class:`NassegError` of whatever was given wrongly."""
+        config = config.on_backbone(from_scratch=trial.from_scratch)
         device = resolve_device(config.device)
         data = open_data(trial.data)
         data.split("train"), data.split("val")

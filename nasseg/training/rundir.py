@@ -208,6 +208,7 @@ class RunDir:
 def describe(trial: Trial) -> dict[str, Any]:
     """``run.yaml`` of a trial. Opens the data and looks the backbone up, and so raises for whatever is wrong with either."""
     config = load_trainer(trial.trainer).Config.parse(trial.settings, where=f"trainer {trial.trainer}")
+    config = config.on_backbone(from_scratch=trial.from_scratch)
     data = open_data(trial.data)
     data.split("train"), data.split("val")
     if trial.genotype.backbone is None:

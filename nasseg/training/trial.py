@@ -42,6 +42,11 @@ class Trial:
         """One name for everything that decides the outcome: a trial with a known key is answered from the store."""
         return digest({k: v for k, v in self.to_dict().items() if k not in ("workdir", "parent")}, 16)
 
+    @property
+    def from_scratch(self) -> bool:
+        """Whether the backbone starts without trained weights."""
+        return self.weights is None and not self.pretrained
+
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON-able data; :meth:`from_dict` gives the trial back."""
         return {

@@ -64,3 +64,10 @@ def test_every_field_is_described() -> None:
 
 def test_whole_numbers_are_numbers() -> None:
     assert TrainingConfig.parse({"lr": 1, "weight_decay": 0}).lr == 1.0
+
+
+def test_a_backbone_from_scratch_learns_at_the_full_rate_unless_told_otherwise() -> None:
+    config = TrainingConfig.with_defaults("C", backbone_lr_scale=0.2)
+    assert config.parse({}).on_backbone(from_scratch=True).backbone_lr_scale == 1.0
+    assert config.parse({}).on_backbone(from_scratch=False).backbone_lr_scale == 0.2
+    assert config.parse({"backbone_lr_scale": 0.5}).on_backbone(from_scratch=True).backbone_lr_scale == 0.5

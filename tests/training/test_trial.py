@@ -38,3 +38,9 @@ def test_key_is_what_decides_the_outcome() -> None:
 def test_result_round_trip() -> None:
     before = Result(status=Result.FAILED, reason="loss is nan at iteration 3", metrics={"miou": 12.5}, iterations=3)
     assert Result.from_dict(json.loads(before.to_json())) == before
+
+
+def test_from_scratch() -> None:
+    assert trial().from_scratch
+    assert not trial(weights="w.safetensors").from_scratch
+    assert not trial(pretrained=True).from_scratch
