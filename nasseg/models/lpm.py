@@ -66,9 +66,9 @@ class Cbam(nn.Module):
 class Coordinate(nn.Module):
     """``x[h,w] · a[h] · b[w]`` (Coordinate Attention, 2103.02907).
 
-    Means over W and over H are laid end to end (H+W long), go through a shared 1×1 convolution c → m, BatchNorm and hard swish,
-    are split again, and each goes through its own 1×1 convolution m → c with bias and a sigmoid. m = max(8, c//32). The published code gives
-    the first convolution a bias; BatchNorm takes it off again, so it would never get a gradient and is not built.
+    Means over W and over H are laid end to end (H+W long), go through a shared 1×1 convolution c → m, BatchNorm and hard swish, are split
+    again, and each goes through its own 1×1 convolution m → c with bias and a sigmoid. m = max(8, c//32). The published code gives the
+    first convolution a bias; BatchNorm takes it off again, so it would never get a gradient and is not built.
     """
 
     def __init__(self, channels: int) -> None:
