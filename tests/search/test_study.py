@@ -296,7 +296,7 @@ def test_a_trial_killed_while_being_drawn_is_cleared_with_a_reason(tmp_path: Pat
     assert frozen(tmp_path)[0].user_attrs[view.REASON] == "interrupted while being proposed; never trained"
     drive(again)
     assert again.completed == 3
-    assert [trial.number for trial in again.view().trials][0] == 1
+    assert next(trial.number for trial in again.view().trials) == 1
 
 
 def test_a_kill_between_result_and_telling_tells_it(tmp_path: Path) -> None:
