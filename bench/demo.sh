@@ -9,8 +9,7 @@ say nasseg search tiny --data synthetic --backbone mobilenetv3_small_050 --budge
   --trials 8 --trainer proxy --concurrency 2 --out "$out/search"
 say nasseg train "$out/search:best" --data synthetic --trainer full --size 96x128 --set trainer.iterations=300 --out "$out/run"
 say nasseg export "$out/run" --out "$out/bundle"
-say nasseg data show synthetic --split val --count 1 --out "$out/images"
-say nasseg predict "$out/bundle" "$out/images" --out "$out/pictures"
+say nasseg predict "$out/bundle" --data synthetic --number 1 --out "$out/pictures"
 
 printf '\nThe study       %s\nThe trained run %s\nThe bundle      %s\nThe picture     %s\n' \
   "$out/search" "$out/run" "$out/bundle" "$(ls "$out"/pictures/*overlay*.png | head -n 1)"

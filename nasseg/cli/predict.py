@@ -11,9 +11,10 @@ from rich.text import Text
 
 from nasseg.cli.console import wide_console
 from nasseg.cli.options import SIZE
+from nasseg.data.layouts import open_data
 from nasseg.errors import ConfigError, Problem
 from nasseg.export.bundle import bundle_predictor
-from nasseg.export.predict import LARGE, Drawn, Predictor, predict_images
+from nasseg.export.predict import LARGE, Drawn, Predictor, predict_images, predict_split
 from nasseg.report.overlay import percent_text
 from nasseg.training.device import resolve_device
 
@@ -24,6 +25,9 @@ MOST_NAMED = 4
 @click.command("predict")
 @click.argument("bundle")
 @click.argument("images", nargs=-1)
+@click.option("--data", help="Draw images of a data set instead, with NAME_truth.png beside them: a folder, camvid:PATH, synthetic.")
+@click.option("--split", default="val", show_default=True, help="With --data: which of its splits.")
+@click.option("--number", type=int, default=4, show_default=True, help="With --data: so many images, spread evenly over the split.")
 @click.option("--out", required=True, help="Folder for NAME_overlay.png and NAME_mask.png of each image.")
 @click.option("--size", type=SIZE, help="What the network gets for an image or a window; default: the size it was trained at.")
 @click.option("--window", type=SIZE, help="Slide a window of so many image pixels over every image, each window resized to --size.")
@@ -35,6 +39,9 @@ MOST_NAMED = 4
 def command(
     bundle: str,
     images: tuple[str, ...],
+    data: str | None,
+    split: str,
+    number: int,
     out: str,
     size: tuple[int, int] | None,
     window: tuple[int, int] | None,
@@ -49,8 +56,8 @@ def command(
     An image is resized to the size the network was trained at, as when it was measured. One that is more than twice as high and wide as the
     images of its validation set is cut into overlapping windows of their size instead; --window and --whole decide by hand.
     """
-    if not images:
-        raise ConfigError(Problem("", "IMAGES", "name at least one image or folder"))
+    if bool(images) == (data is not None):
+        raise ConfigError(Problem("", "IMAGES", "name images or folders, or a data set with --data, one of the two"))
     if onnx and device not in ("auto", "cpu"):
         raise ConfigError(Problem("", "--device", "ONNX Runtime runs on the CPU here", device, "cpu"))
     place = "cpu" if onnx else _device(device)
@@ -61,11 +68,14 @@ def command(
     try:
         with console.status("") as status:
 
-            def done(one: Drawn, number: int, total: int) -> None:
+            def done(one: Drawn, at: int, total: int) -> None:
                 drawn.append(one)
-                status.update(Text(f"{number} of {total}: {one.image}"))
+                status.update(Text(f"{at} of {total}: {one.image}"))
 
-            predict_images(predictor, images, out, alpha=alpha, done=done)
+            if data is None:
+                predict_images(predictor, images, out, alpha=alpha, done=done)
+            else:
+                predict_split(predictor, open_data(data), out, split=split, count=number, alpha=alpha, done=done)
     finally:
         if drawn:
             draw(console, drawn)

@@ -19,6 +19,7 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as V
 
+from nasseg.data.dataset import DataSet
 from nasseg.errors import BundleError, ConfigError, DataError, Problem
 from nasseg.export.pictures import find_images, read_picture
 from nasseg.export.preprocessing import Preprocessing
@@ -179,17 +180,11 @@ def predict_images(
     folders that are not there, and at the end for images that could not be read, naming all of them; the others are written.
     Raises :class:`ConfigError` for ``alpha`` outside [0, 1] and for an ``out`` that cannot be written or is one of the input folders.
     """
-    if not 0.0 <= alpha <= 1.0:
-        raise ConfigError(Problem("", "--alpha", "how strongly colours cover the image, from 0 to 1", alpha, min(max(alpha, 0.0), 1.0)))
-    target = Path(out)
+    target = _target(out, alpha)
     if any(Path(entry).is_dir() and Path(entry).resolve() == target.resolve() for entry in images):
         raise ConfigError(Problem("", "--out", "must not be the folder the images are in", str(target), str(target / "predicted")))
     named = find_images([Path(entry) for entry in images], without=target)
-    try:
-        target.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(Problem("", "--out", f"cannot be written: {error.strerror}", str(target))) from error
-    facts = predictor.preprocessing
+    _make(target)
     outcomes: list[Drawn] = []
     unread: list[str] = []
     for number, (path, name) in enumerate(named, 1):
@@ -198,20 +193,77 @@ def predict_images(
         except DataError as error:
             unread.append(str(error))
             continue
-        start = time.perf_counter()
-        prediction = predictor(image_HW3)
-        seconds = time.perf_counter() - start
-        overlay, mask = target / f"{name}_overlay.png", target / f"{name}_mask.png"
-        _write_png(palette_image(prediction.mask_HW, facts.palette), mask)
-        _write_png(draw_overlay(image_HW3, prediction.mask_HW, facts.classes, facts.palette, alpha=alpha, title=path.name), overlay)
-        shares = tuple(class_shares(prediction.mask_HW, facts.classes, facts.palette))
-        height, width = prediction.mask_HW.shape
-        drawn = Drawn(path, overlay, mask, (height, width), prediction.how, shares, seconds)
+        drawn = _draw(predictor, image_HW3, path, target / name, alpha)
         outcomes.append(drawn)
         done(drawn, number, len(named))
     if unread:
         raise DataError("\n".join([f"{len(unread)} of {len(named)} images could not be read, the others are drawn:", *unread]))
     return outcomes
+
+
+def predict_split(
+    predictor: Predictor,
+    data: DataSet,
+    out: str | os.PathLike[str],
+    *,
+    split: str = "val",
+    count: int = 4,
+    alpha: float = 0.5,
+    done: Callable[[Drawn, int, int], None] = lambda drawn, number, total: None,
+) -> list[Drawn]:
+    """The same for ``count`` images spread evenly over a data set's split, with ``NAME_truth.png``, the mask as it should be, beside them.
+
+    Raises :class:`ConfigError` for a ``count`` below 1, and as :func:`predict_images`; :class:`DataError` for a data set of other classes
+    than the network's, for an unknown split, and as the split does.
+    """
+    target = _target(out, alpha)
+    images = data.split(split)
+    if data.num_classes != len(predictor.preprocessing.classes):
+        raise DataError(f"{data.spec} has {data.num_classes} classes, the network tells {len(predictor.preprocessing.classes)} apart")
+    if count < 1:
+        raise ConfigError(Problem("", "--number", "must be 1 or more", count, 1))
+    _make(target)
+    facts = predictor.preprocessing
+    chosen = sorted({round(i * (len(images) - 1) / max(1, count - 1)) for i in range(min(count, len(images)))})
+    outcomes: list[Drawn] = []
+    for number, index in enumerate(chosen, 1):
+        image_HW3, truth_HW = images[index]
+        stem = target / images.ids[index].replace("/", "_")
+        outcomes.append(_draw(predictor, image_HW3, Path(images.ids[index]), stem, alpha))
+        _write_png(
+            draw_overlay(image_HW3, truth_HW, facts.classes, facts.palette, alpha=alpha, title=f"{images.ids[index]}, as labelled"),
+            stem.with_name(f"{stem.name}_truth.png"),
+        )
+        done(outcomes[-1], number, len(chosen))
+    return outcomes
+
+
+def _draw(predictor: Predictor, image_HW3: Pixels, image: Path, stem: Path, alpha: float) -> Drawn:
+    """Predict one picture and write ``STEM_overlay.png`` and ``STEM_mask.png``."""
+    facts = predictor.preprocessing
+    start = time.perf_counter()
+    prediction = predictor(image_HW3)
+    seconds = time.perf_counter() - start
+    overlay, mask = stem.with_name(f"{stem.name}_overlay.png"), stem.with_name(f"{stem.name}_mask.png")
+    _write_png(palette_image(prediction.mask_HW, facts.palette), mask)
+    _write_png(draw_overlay(image_HW3, prediction.mask_HW, facts.classes, facts.palette, alpha=alpha, title=image.name), overlay)
+    shares = tuple(class_shares(prediction.mask_HW, facts.classes, facts.palette))
+    height, width = prediction.mask_HW.shape
+    return Drawn(image, overlay, mask, (height, width), prediction.how, shares, seconds)
+
+
+def _target(out: str | os.PathLike[str], alpha: float) -> Path:
+    """The output folder, not made yet; the one place where ``alpha`` is checked."""
+    if not 0.0 <= alpha <= 1.0:
+        raise ConfigError(Problem("", "--alpha", "how strongly colours cover the image, from 0 to 1", alpha, min(max(alpha, 0.0), 1.0)))
+    return Path(out)
+
+
+def _make(target: Path) -> None:
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(Problem("", "--out", f"cannot be written: {error.strerror}", str(target))) from error
 
 
 def _channels(image_HW3: Pixels, channels: int) -> Pixels:

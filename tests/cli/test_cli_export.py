@@ -100,7 +100,7 @@ def test_predict_refuses_with_a_sentence(bundle: Path, tmp_path: Path, capsys: p
     broken.write_bytes(b"\xff\xd8\xff")
     out = ("--out", tmp_path / "out")
     for arguments, words in (
-        (("predict", bundle, *out), "IMAGES: name at least one image or folder"),
+        (("predict", bundle, *out), "IMAGES: name images or folders, or a data set with --data, one of the two"),
         (("predict", bundle, tmp_path / "gone.png", *out), "gone.png: no such file or folder"),
         (("predict", bundle.parent / "run", image, *out), "a training run, not a bundle; make one with: nasseg export"),
         (("predict", bundle, image, "--device", "toaster", *out), "--device: must be auto, cpu, cuda or cuda:N (given 'toaster')"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,9 @@ import torch
 from kits_export import PALETTE, blocks, preprocessing, strongest_colour
 from PIL import Image
 
+from nasseg.data.layouts import open_data
 from nasseg.errors import BundleError, ConfigError, DataError
-from nasseg.export.predict import Predictor, fit, module_forward, predict_images
+from nasseg.export.predict import Predictor, fit, module_forward, predict_images, predict_split
 from nasseg.export.preprocessing import Preprocessing
 
 
@@ -174,3 +176,34 @@ def test_bad_requests_write_nothing(tmp_path: Path):
         predict_images(predictor, [image], image / "out")
     assert not (tmp_path / "out").exists()
     assert [p.name for p in image.parent.iterdir()] == ["a.png"]
+
+
+STREETS = "synthetic?size=32x48&train=4&val=5"
+
+
+def street_network(classes: int) -> Predictor:
+    names = tuple(f"c{i}" for i in range(classes))
+    facts = replace(preprocessing(), classes=names, palette=tuple((i, i, i) for i in range(classes)))
+    return Predictor(lambda x: torch.zeros(len(x), classes, 8, 12), facts)
+
+
+def test_images_of_a_split_are_spread_over_it_with_their_truth_beside(tmp_path: Path):
+    data = open_data(STREETS)
+    told: list[tuple[int, int]] = []
+    drawn = predict_split(street_network(11), data, tmp_path, count=3, done=lambda one, number, total: told.append((number, total)))
+    assert [str(one.image) for one in drawn] == [data.splits["val"].ids[i] for i in (0, 2, 4)]
+    assert told == [(1, 3), (2, 3), (3, 3)]
+    kinds = ("mask", "overlay", "truth")
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(f"{one.image}_{kind}.png" for one in drawn for kind in kinds)
+    assert len(predict_split(street_network(11), data, tmp_path / "all", split="train", count=9)) == 4
+
+
+def test_a_split_is_refused_where_it_does_not_fit_the_network(tmp_path: Path):
+    data = open_data(STREETS)
+    with pytest.raises(DataError, match="has 11 classes, the network tells 3 apart"):
+        predict_split(street_network(3), data, tmp_path / "a")
+    with pytest.raises(DataError, match="no split 'vall'; there are train, val"):
+        predict_split(street_network(11), data, tmp_path / "a", split="vall")
+    with pytest.raises(ConfigError, match="--number: must be 1 or more"):
+        predict_split(street_network(11), data, tmp_path / "a", count=0)
+    assert not (tmp_path / "a").exists()
