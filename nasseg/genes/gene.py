@@ -1,7 +1,7 @@
 """The genes of a decoder: what each is called, what it may be, when it is read, what it means.
 
 This is the one catalogue. Space files, the cost model and the decoder all speak these names; `tests/genes/test_gene_layers.py`
-walks the catalogue and fails when a gene has no term in one of them.
+and `tests/models/test_gene_walk.py` walk the catalogue and fail when a gene is missing in one of them.
 """
 
 from __future__ import annotations

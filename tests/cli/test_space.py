@@ -74,7 +74,8 @@ class TestShow:
         assert training["size"] is None
         rates = {v["name"]: v for v in training["variables"]}
         assert rates["train.lr"] == {
-            "name": "train.lr", "gene": "train.lr", "meaning": "the trainer's lr", "low": 1e-4, "high": 1e-2, "step": 1, "log": True, "integer": False,
+            "name": "train.lr", "gene": "train.lr", "meaning": "the trainer's lr",
+            "low": 1e-4, "high": 1e-2, "step": 1, "log": True, "integer": False,
         }  # fmt: skip
         assert rates["train.loss"]["choices"] == ["cross_entropy", "ohem", "cross_entropy_dice"]
 
