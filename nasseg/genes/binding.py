@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from nasseg.errors import Problem, nearest
-from nasseg.genes.counting import CHAIN, DEFAULT, Binding, slot_name, to_values
+from nasseg.genes.counting import Binding
 from nasseg.genes.gene import GENES, GLOBAL_GENES, STAGE_GENES, STAGES
 from nasseg.genes.genotype import Genotype
+from nasseg.genes.slots import CHAIN, DEFAULT, slot_name, to_values
 from nasseg.genes.spacefile import ENTRY_KEYS, SpaceFile
 from nasseg.genes.variable import Choices, Condition, Scalar, Setting, plain
 

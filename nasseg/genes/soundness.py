@@ -7,8 +7,9 @@ from typing import Any
 
 from nasseg.errors import Problem
 from nasseg.genes.binding import Entry
-from nasseg.genes.counting import Grammar, slot_name
+from nasseg.genes.counting import Grammar
 from nasseg.genes.gene import GENES, STAGE_GENES, STAGES
+from nasseg.genes.slots import slot_name
 from nasseg.genes.spacefile import SpaceFile
 from nasseg.genes.variable import plain
 

@@ -16,9 +16,10 @@ from nasseg.genes import spacefile
 from nasseg.genes.binding import bind, bind_settings, entries
 from nasseg.genes.budget import Budget
 from nasseg.genes.chooser import FixedChooser, RandomChooser
-from nasseg.genes.counting import Cycle, Grammar, slot_name, to_genotype, to_values
+from nasseg.genes.counting import Cycle, Grammar
 from nasseg.genes.genotype import Genotype
 from nasseg.genes.presets import preset
+from nasseg.genes.slots import slot_name, to_genotype, to_values
 from nasseg.genes.soundness import dead_end, unused
 from nasseg.genes.spacefile import GIVEN, SpaceFile
 from nasseg.genes.stats import Cheapest, CostOf, SpaceStats, find_cheapest, take_stats

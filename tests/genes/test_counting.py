@@ -10,8 +10,9 @@ from kits_space import brute_ids, random_space
 
 from nasseg.errors import ConfigError
 from nasseg.genes import spacefile
-from nasseg.genes.counting import DEFAULT, Binding, Cycle, Grammar, alike, to_genotype, to_values
+from nasseg.genes.counting import Binding, Cycle, Grammar, alike
 from nasseg.genes.genotype import Genotype
+from nasseg.genes.slots import DEFAULT, to_genotype, to_values
 from nasseg.genes.space import Space
 from nasseg.genes.variable import Choices, Condition
 
