@@ -224,7 +224,8 @@ def predict_split(
         raise ConfigError(Problem("", "--number", "must be 1 or more", count, 1))
     _make(target)
     facts = predictor.preprocessing
-    chosen = sorted({round(i * (len(images) - 1) / max(1, count - 1)) for i in range(min(count, len(images)))})
+    count = min(count, len(images))
+    chosen = [round(i * (len(images) - 1) / max(1, count - 1)) for i in range(count)]
     outcomes: list[Drawn] = []
     for number, index in enumerate(chosen, 1):
         image_HW3, truth_HW = images[index]

@@ -63,7 +63,7 @@ def test_the_same_command_goes_on(tmp_path: Path) -> None:
     assert go(tmp_path, trials=3).trials == first.trials
     assert len(diary_of(tmp_path / "diary")) == ran
     more = go(tmp_path, trials=6)
-    assert more.trials[: len(first.trials)] != () and more.count("complete") == 6
+    assert more.count("complete") == 6
     kept = {t.number: (t.id, t.values, t.finished) for t in first.trials}
     assert {t.number: (t.id, t.values, t.finished) for t in more.trials if t.number in kept} == kept
     assert more.config["trials"] == 6

@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from nasseg.report.pareto import count, front_table, metric_name, next_commands, percent, reason_of, shown_settings, summary, trial_table
+from nasseg.search.view import StudyView, TrialView
+
+
+def trial(number: int, state: str = "complete", **more: Any) -> TrialView:
+    given: dict[str, Any] = {"origin": "sampler", "short": f"genes {number}", "cost": {"macs": 1.5e9, "params": 4e6}}
+    if state == "complete":
+        given |= {"metrics": {"miou": 50.0 + number}, "values": (50.0 + number, 1.5e9)}
+    return TrialView(number=number, state=state, **{**given, **more})
+
+
+def view(*trials: TrialView) -> StudyView:
+    return StudyView(path=Path("results/first"), trials=trials, objectives={"miou": "max", "macs": "min"})
+
+
+def printed(table: object) -> list[str]:
+    console = Console(width=160, color_system=None, record=True, file=io.StringIO())
+    console.print(table)
+    return [line.rstrip() for line in console.export_text().splitlines()]
+
+
+def test_all_trials_as_a_table() -> None:
+    study = view(
+        trial(0, origin="preset:csap", on_front=True, metrics={"miou": 50.0, "miou_holdout": 41.25}),
+        trial(1, "failed", reason="loss is nan at iteration 3\nmore"),
+        trial(2, "duplicate", duplicate_of=0, metrics={"miou": 50.0}),
+        trial(3, "rejected", reason="over budget: macs 2.00G > 1.50G", settings={"lr": 0.00123, "loss": "ohem"}),
+    )
+    lines = printed(trial_table(study, study.trials, title="results/first"))
+    assert lines[0] == "results/first"
+    assert lines[1].split() == "# mIoU mIoU holdout MACs params origin genes settings state reason".split()
+    assert lines[2].split() == "*0 50.00 41.25 1.50G 4.00M preset:csap genes 0 complete".split()
+    assert lines[3].split() == "1 – – 1.50G 4.00M sampler genes 1 failed loss is nan at iteration 3".split()
+    assert lines[4].endswith("duplicate  as trial 0")
+    assert "lr 0.00123 loss ohem  rejected   over budget: macs 2.00G > 1.50G" in lines[5]
+
+
+def test_front_as_a_table() -> None:
+    study = view(trial(0, on_front=True), trial(1, on_front=True), trial(2))
+    lines = printed(front_table(study))
+    assert lines[0] == "Pareto front (mIoU max, macs min)"
+    assert [line.split()[0] for line in lines[2:]] == ["1", "0"]
+    assert "state" not in lines[1]
+
+
+def test_summary_counts() -> None:
+    study = view(
+        trial(0, on_front=True), trial(1, "failed"), trial(2, "rejected"), trial(3, "duplicate"), trial(4, "running"), trial(5, "waiting")
+    )
+    assert summary(study) == "2 trained (1 failed), 1 rejected over budget, 1 duplicate answered, 1 running, 1 waiting, 1 on the front"
+    assert summary(view()) == "0 trained, 0 rejected over budget, 0 duplicates answered, 0 on the front"
+
+
+def test_next_commands() -> None:
+    assert next_commands(view(trial(0, on_front=True))) == [
+        "nasseg train results/first:best --trainer full --out runs/first",
+        "nasseg export runs/first --out bundles/first",
+        "nasseg show results/first",
+    ]
+    assert next_commands(view()) == ["nasseg show results/first"]
+
+
+def test_small_words() -> None:
+    assert [metric_name(n) for n in ("miou", "miou_holdout", "aacc", "macs")] == ["mIoU", "mIoU holdout", "aAcc", "macs"]
+    assert (percent(None), percent(1.239), count(None), count(1.5e9)) == ("–", "1.24", "–", "1.50G")
+    assert shown_settings({"lr": 0.001234, "n": 3, "loss": "ohem"}) == "lr 0.00123 n 3 loss ohem"
+    assert reason_of(trial(0)) == ""
