@@ -132,3 +132,13 @@ class DataSet:
         if name not in self.splits:
             raise DataError(f"{self.spec}: no split {name!r}; there are {', '.join(self.splits)}")
         return self.splits[name]
+
+    def probe(self, most: int = 500) -> None:
+        """Read up to ``most`` images of each split, spread evenly over it: DataError for the first that cannot be used.
+
+        For whoever is about to start long work on the data; ``nasseg data check`` reads everything and finds all that is wrong.
+        """
+        for split in self.splits.values():
+            step = max(1, -(-len(split) // most))
+            for index in range(0, len(split), step):
+                split[index]

@@ -228,6 +228,7 @@ def make_plan(
     check_settings(opened, recipe.Config, fixed)
 
     found = open_data(data)
+    found.probe()
     backbones = tuple(sorted({b for g in opened.sample(64, seed=0) if (b := g.backbone) is not None}))
     if not backbones:
         raise ConfigError(Problem("", "--backbone", "the space names no backbone, so one must be given", None, "mit_b0"))

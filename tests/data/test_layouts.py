@@ -207,3 +207,15 @@ def test_a_palette_is_not_applied(tmp_path: Path) -> None:
         with Image.open(file) as opened:
             assert opened.mode == "P"
     np.testing.assert_array_equal(open_data(str(root)).splits["train"][1].mask, mask(1))
+
+
+def test_probe_finds_what_the_layout_does_not_show(tmp_path: Path):
+    root = write_tree(tmp_path / "set")
+    open_data(f"{root}?classes=3").probe()
+    broken = root / "val" / "images" / "v_2.png"
+    broken.write_bytes(broken.read_bytes()[:100])
+    data = open_data(f"{root}?classes=3")
+    with pytest.raises(DataError, match=r"v_2\.png: file is truncated"):
+        data.probe()
+    # One image of two of each split: the second of val is passed over.
+    data.probe(most=1)

@@ -14,9 +14,10 @@ from typing import Any
 import optuna
 import pyarrow.parquet as pq
 import pytest
+from kits_data import IDS, write_tree
 
 import nasseg
-from nasseg.errors import ConfigError, StudyError
+from nasseg.errors import ConfigError, DataError, StudyError
 from nasseg.search import run as module
 from nasseg.search.run import Resources, search
 from nasseg.search.store import pick, read_study
@@ -244,3 +245,12 @@ def test_kill_minus_nine_at_random_moments(tmp_path: Path, concurrency: int) -> 
     assert sum(ends.values()) <= 10 + 3 * concurrency
     assert any(t.attempt > 1 for t in trained)
     assert pq.read_table(out / "results.parquet").num_rows == len(view.trials)
+
+
+def test_data_that_cannot_be_read_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    root = write_tree(tmp_path / "set")
+    broken = root / "train" / "images" / f"{IDS[0]}.png"
+    broken.write_bytes(broken.read_bytes()[:100])
+    with pytest.raises(DataError, match="file is truncated"):
+        go(tmp_path, data=f"{root}?classes=3")
+    assert not (tmp_path / "out").exists()
