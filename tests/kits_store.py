@@ -13,8 +13,9 @@ from typing import Any
 from nasseg.genes.budget import Budget
 from nasseg.genes.genotype import Genotype
 from nasseg.genes.space import Space
+from nasseg.search.candidate import Recipe
 from nasseg.search.proposer import Proposer
-from nasseg.search.study import Recipe, Study
+from nasseg.search.study import Study
 from nasseg.search.view import Event
 from nasseg.training.config import TrainingConfig
 from nasseg.training.trial import Report, Result, Trial

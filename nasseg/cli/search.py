@@ -18,7 +18,8 @@ from nasseg.report.front_plot import save_front
 from nasseg.report.live import SearchScreen
 from nasseg.report.pareto import front_table, next_commands, summary
 from nasseg.search.plan import Plan, make_plan
-from nasseg.search.run import Resources, run
+from nasseg.search.resources import Resources
+from nasseg.search.run import run
 from nasseg.search.store import read_study
 from nasseg.search.view import COMPLETE, StudyView, TrialView
 from nasseg.training.trainer import load_trainer

@@ -13,14 +13,12 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from nasseg.errors import StudyError
 from nasseg.search.journal import alive
+from nasseg.search.resources import Resources
 from nasseg.search.study import Study
-
-if TYPE_CHECKING:
-    from nasseg.search.run import Resources
 
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from multiprocessing import connection
 from typing import Any
 
-from nasseg.search.study import Proposal, Study
+from nasseg.search.candidate import Proposal
+from nasseg.search.study import Study
 from nasseg.search.worker import Stopped, execute
 from nasseg.training.trial import Result, Trial
 

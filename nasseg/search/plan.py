@@ -21,10 +21,10 @@ from nasseg.genes.genotype import Genotype
 from nasseg.genes.space import Space
 from nasseg.genes.variable import Setting
 from nasseg.models.costing import backbone_facts, cost
+from nasseg.search.candidate import Recipe
 from nasseg.search.proposer import Proposer
 from nasseg.search.samplers import SAMPLERS
 from nasseg.search.store import CONFIG
-from nasseg.search.study import Recipe
 from nasseg.training.config import TrainingConfig
 from nasseg.training.trainer import load_trainer
 

@@ -7,13 +7,13 @@ import contextlib
 import signal
 import threading
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import optuna
 
-from nasseg.errors import ConfigError, Problem, StudyError, nearest
+from nasseg.errors import StudyError
 from nasseg.files import dump_yaml, write_atomic
 from nasseg.genes.budget import Budget
 from nasseg.genes.genotype import Genotype
@@ -23,45 +23,10 @@ from nasseg.search.executor_local import run_local
 from nasseg.search.journal import DriverLock
 from nasseg.search.log import SearchLog
 from nasseg.search.plan import Plan, check_weights, make_plan
+from nasseg.search.resources import Resources
 from nasseg.search.store import CONFIG, Store, read_study
 from nasseg.search.study import Study
 from nasseg.search.view import COMPLETE, DUPLICATE, FAILED, REJECTED, Event, Listener, StudyView
-
-EXECUTORS = ("ray", "local")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Resources:
-    """Where trials run and what each may use; none of it changes a result, so all of it may change when a study goes on.
-
-    ``concurrency`` trials run at a time, each with ``cpus`` and ``gpus`` (fractions share one). ``address`` joins a Ray cluster; its
-    nodes must
-    see ``out`` and the data under the same paths.
-    """
-
-    executor: str = "ray"
-    concurrency: int = 1
-    cpus: float = 1.0
-    gpus: float = 0.0
-    address: str | None = None
-
-    def __post_init__(self) -> None:
-        problems: list[Problem] = []
-        if self.executor not in EXECUTORS:
-            known = ", ".join(EXECUTORS)
-            problems.append(Problem("", "--executor", f"must be one of {known}", self.executor, nearest(self.executor, EXECUTORS)))
-        if self.concurrency < 1:
-            problems.append(Problem("", "--concurrency", "must be a whole number from 1", self.concurrency, 1))
-        if self.cpus <= 0:
-            problems.append(Problem("", "--cpus-per-trial", "must be above 0", self.cpus, 1))
-        if self.gpus < 0:
-            problems.append(Problem("", "--gpus-per-trial", "must not be below 0", self.gpus, 0))
-        if self.address is not None and self.executor != "ray":
-            problems.append(Problem("", "--address", "joins a Ray cluster, which the local executor does not use", self.address))
-        if self.address is not None and self.address.startswith("ray://"):
-            problems.append(Problem("", "--address", "is host:port of the cluster's head, or auto; ray:// is not", self.address, "auto"))
-        if problems:
-            raise ConfigError(problems)
 
 
 def search(

@@ -19,7 +19,8 @@ from ray.tune import Callback, Trainable
 from ray.tune.search import Searcher
 
 import nasseg
-from nasseg.search.study import Proposal, Study, finite, unfinite
+from nasseg.search.candidate import Proposal, finite, unfinite
+from nasseg.search.study import Study
 from nasseg.search.worker import Stopped, execute
 from nasseg.training.trial import Result, Trial
 

@@ -20,10 +20,10 @@ from __future__ import annotations
 import math
 import random
 from collections import deque
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import optuna
 from optuna.study import StudyDirection
@@ -33,11 +33,12 @@ from nasseg.errors import StudyError
 from nasseg.genes.genotype import Genotype
 from nasseg.genes.space import Point
 from nasseg.search import view
+from nasseg.search.candidate import Candidate, Chooser, Proposal, Recipe, finite, unfinite
 from nasseg.search.journal import open_storage
 from nasseg.search.proposer import Proposer
 from nasseg.search.samplers import make_sampler
 from nasseg.search.view import Event, Listener, StudyView, TrialView, answered, load_optuna, pareto_front, view_trial, view_trials
-from nasseg.training.trial import Result, Trial
+from nasseg.training.trial import Result
 
 REJECTS_IN_A_ROW = 200
 """After so many rejects without a candidate that fits, one is drawn that does; half as many the next time, until the sampler finds one
@@ -50,92 +51,6 @@ SLOW_REJECTS = {"gp": 5}
 
 STARTS = 10
 """A trial that was started so often and never reached a checkpoint takes its driver down with it: it is told as failed."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """What all trials of a study share. Fingerprints stand for data and weights in the key, so a moved folder does not change it."""
-
-    data: str
-    size: tuple[int, int]
-    trainer: str = "proxy"
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    fidelity: float = 1.0
-    seed: int = 0
-    weights: str | None = None
-    pretrained: bool = False
-    data_fingerprint: str | None = None
-    weights_digest: str | None = None
-
-    def trial(self, genotype: Genotype, settings: Mapping[str, Any], workdir: str | None = None) -> Trial:
-        """One network to train this way; searched settings win over fixed ones."""
-        return Trial(
-            genotype=genotype,
-            data=self.data,
-            size=self.size,
-            trainer=self.trainer,
-            settings={**self.settings, **settings},
-            fidelity=self.fidelity,
-            seed=self.seed,
-            weights=self.weights,
-            pretrained=self.pretrained,
-            workdir=workdir,
-        )
-
-    def key(self, genotype: Genotype, settings: Mapping[str, Any]) -> str:
-        """One name for what decides the outcome: equal keys are trained once."""
-        trial = self.trial(genotype, settings)
-        return replace(trial, data=self.data_fingerprint or self.data, weights=self.weights_digest or self.weights).key
-
-
-@dataclass(frozen=True, kw_only=True)
-class Candidate:
-    """A whole proposal as the journal keeps it."""
-
-    genotype: Mapping[str, Any]
-    settings: Mapping[str, Any]
-    cost: Mapping[str, float]
-    key: str
-    origin: str
-    id: str
-    short: str
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data; :meth:`from_dict` gives the candidate back."""
-        return {name: dict(v) if isinstance(v := getattr(self, name), Mapping) else v for name in self.__dataclass_fields__}
-
-    @classmethod
-    def from_dict(cls, raw: Mapping[str, Any]) -> Self:
-        """The inverse of :meth:`to_dict`."""
-        return cls(**raw)
-
-
-@dataclass(frozen=True)
-class Proposal:
-    """A trial to run, under its number in the study. ``trial.workdir`` is the trial's folder; a worker takes its own attempt within."""
-
-    number: int
-    trial: Trial
-    attempt: int
-
-
-class Chooser:
-    """A space's questions answered by an Optuna trial."""
-
-    def __init__(self, trial: optuna.Trial) -> None:
-        self.trial = trial
-
-    def categorical(self, name: str, choices: Sequence[Any]) -> Any:
-        """One of the choices."""
-        return self.trial.suggest_categorical(name, choices)
-
-    def integer(self, name: str, low: int, high: int, step: int = 1, log: bool = False) -> int:
-        """A whole number, both ends included."""
-        return self.trial.suggest_int(name, low, high, step=step, log=log)
-
-    def real(self, name: str, low: float, high: float, log: bool = False) -> float:
-        """A real number."""
-        return self.trial.suggest_float(name, low, high, log=log)
 
 
 class Study:
@@ -229,8 +144,7 @@ class Study:
         """The next trial to run: an interrupted one first, then queued presets, then what the sampler draws.
 
         None when nothing is left to hand out: as many trials are trained or running as were asked for, or the space is used up
-        (``finished``
-        says which).
+        (``finished`` says which).
         """
         while True:
             if self._requeue:
@@ -511,20 +425,3 @@ class Study:
     def _emit(self, kind: str, number: int) -> None:
         if self.listener is not None:
             self.listener(Event(kind=kind, trial=self.view_of(number)))
-
-
-def finite(value: Any) -> Any:
-    """JSON has no NaN: unfinite numbers become text (``"nan"``), at any depth."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    if isinstance(value, Mapping):
-        return {k: finite(v) for k, v in value.items()}
-    return [finite(v) for v in value] if isinstance(value, (list, tuple)) else value
-
-
-def unfinite(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """The inverse of :func:`finite` for a result's metrics, where numbers are expected."""
-    out = dict(raw)
-    for name in ("metrics", "per_class"):
-        out[name] = {k: float(v) for k, v in raw.get(name, {}).items()}
-    return out

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from nasseg.errors import NassegError
 from nasseg.files import canonical_json, digest, read_json_or_none, write_atomic
-from nasseg.search.study import finite, unfinite
+from nasseg.search.candidate import finite, unfinite
 from nasseg.training.trainer import load_trainer
 from nasseg.training.trial import Report, Result, Trainer, Trial
 

@@ -17,9 +17,9 @@ import pytest
 
 from nasseg.errors import StudyError
 from nasseg.search import cluster
+from nasseg.search.candidate import Recipe
 from nasseg.search.cluster import ENVIRONMENT, check_room, run_ray, short_folder, sweep_folders
-from nasseg.search.run import Resources
-from nasseg.search.study import Recipe
+from nasseg.search.resources import Resources
 from tests.kits_store import complete, diary_of, make_study
 
 for name, value in ENVIRONMENT.items():

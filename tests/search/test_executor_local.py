@@ -18,8 +18,8 @@ import optuna
 import pytest
 
 from nasseg.search import executor_local
+from nasseg.search.candidate import Recipe
 from nasseg.search.executor_local import Pool, reporter, run_local
-from nasseg.search.study import Recipe
 from nasseg.search.worker import Stopped
 from tests.kits_store import diary_of, make_study
 

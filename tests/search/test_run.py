@@ -19,7 +19,8 @@ from kits_data import IDS, write_tree
 import nasseg
 from nasseg.errors import ConfigError, DataError, StudyError
 from nasseg.search import run as module
-from nasseg.search.run import Resources, search
+from nasseg.search.resources import Resources
+from nasseg.search.run import search
 from nasseg.search.store import pick, read_study
 from nasseg.search.view import Event, StudyView
 from tests.kits_store import diary_of, fake_space

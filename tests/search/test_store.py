@@ -10,8 +10,9 @@ import pytest
 
 from nasseg.errors import StudyError
 from nasseg.files import dump_yaml
+from nasseg.search.candidate import Recipe
 from nasseg.search.store import Store, pick, read_study
-from nasseg.search.study import Recipe, Study
+from nasseg.search.study import Study
 from nasseg.search.view import Event
 from nasseg.training.trial import Result
 from tests.kits_store import drive, fake_miou, fake_space, make_study

@@ -13,8 +13,9 @@ from nasseg.errors import BudgetError, StudyError
 from nasseg.genes.genotype import Genotype
 from nasseg.genes.space import Space
 from nasseg.search import view
+from nasseg.search.candidate import Proposal, Recipe, finite, unfinite
 from nasseg.search.journal import read_storage
-from nasseg.search.study import STARTS, Proposal, Recipe, finite, unfinite
+from nasseg.search.study import STARTS
 from nasseg.search.view import Event, load_optuna
 from nasseg.training.trial import Result
 from tests.kits_store import complete, drive, fake_cost, fake_miou, fake_space, make_study
