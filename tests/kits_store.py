@@ -67,8 +67,8 @@ class FakeConfig(TrainingConfig):
 class FakeTrainer:
     """Trains nothing: ``steps`` steps, a checkpoint after each, goes on from ``trial.parent``. Every step is a line of ``diary``.
 
-    ``crash``: ``raise``, ``nan``, ``exit`` (the process ends), ``exit_once`` (in the first attempt, at the second step) or ``missing`` (no
-    mIoU), for genotypes whose FFN ratio is 0.
+    ``crash``: ``raise``, ``nan``, ``exit`` (the process ends), or ``missing`` (no mIoU), for genotypes whose FFN ratio is 0;
+    ``exit_once`` (in the first attempt, at the second step) for those of them without LPM.
     """
 
     Config = FakeConfig
@@ -89,7 +89,7 @@ class FakeTrainer:
             self._write(config.diary, {"trial": own.parent.name, "attempt": own.name, "id": trial.genotype.id, "step": step})
             stage = trial.genotype.stages[3]
             if config.crash == "exit_once":
-                if stage is not None and stage.ffn == 0 and own.name == "attempt-1" and step == 1:
+                if stage is not None and stage.ffn == 0 and stage.lpm == "none" and own.name == "attempt-1" and step == 1:
                     os._exit(9)
             elif config.crash and stage is not None and stage.ffn == 0:
                 if config.crash == "exit":

@@ -1,10 +1,8 @@
 """The journal: Optuna's own log format, one JSON operation a line, written by one driver at a time.
 
 What is told stays told: a finished trial is on disk before :meth:`Journal.append_logs` returns. The operations before it (one a
-parameter, a
-dozen or more a candidate) are written at once but reach the disk with the next finished trial, because a file is flushed in order: a
-power cut
-can lose only the tail, which holds no finished trial. A kill of the process loses nothing that was written.
+parameter, a dozen or more a candidate) are written at once but reach the disk with the next finished trial, because a file is flushed in
+order: a power cut can lose only the tail, which holds no finished trial. A kill of the process loses nothing that was written.
 """
 
 from __future__ import annotations

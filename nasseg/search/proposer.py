@@ -1,5 +1,4 @@
-"""Candidates that need no sampler: presets that fit, unseen neighbours of the front, uniform feasible draws, and the proof that any
-exist."""
+"""Candidates that need no sampler: presets that fit, unseen neighbours of the front, uniform feasible draws."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""Optuna's samplers by name, each with the settings that found the best fronts under a hard budget (rejected candidates told, never
-trained)."""
+"""Optuna's samplers by name, with the settings that found the best fronts under a hard budget, where rejects are told, not trained."""
 
 from __future__ import annotations
 
@@ -16,8 +15,7 @@ POPULATION = 20
 
 
 def tpe(seed: int) -> BaseSampler:
-    """Multivariate over groups of genes that appear together, so conditional genes keep their correlations; constant liar for parallel
-    trials."""
+    """Multivariate over groups of genes that appear together, which keeps what conditional genes share; constant liar for parallel runs."""
     return TPESampler(multivariate=True, group=True, constant_liar=True, seed=seed)
 
 

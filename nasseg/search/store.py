@@ -1,10 +1,9 @@
 """``results.parquet``: one row a finished trial, whether trained, rejected or answered; and the ways into a results folder for readers.
 
 A Parquet file cannot be appended to. The rows live in the journal (Optuna's attributes hold every field of a result, on disk before the
-trial
-is told); this file is written whole from them, to a temporary file that is moved over the old one. It is written at most every second, and
-less often as it grows (a twentieth of the time at most), and always at the end; what a killed driver had not written yet is restored from
-the journal when the study is opened. A row never changes once written.
+trial is told); this file is written whole from them, to a temporary file that is moved over the old one. It is written at most every
+second, and less often as it grows (a twentieth of the time at most), and always at the end; what a killed driver had not written yet is
+restored from the journal when the study is opened. A row never changes once written.
 """
 
 from __future__ import annotations
@@ -203,8 +202,10 @@ class Picked:
 
 
 def pick(path: str | Path) -> Picked:
-    """A trial by ``results/X`` or ``results/X:best`` (the front's best in the first objective) or ``results/X:NUMBER``. Raises
-    :class:`StudyError`."""
+    """A trial by ``results/X`` or ``results/X:best`` (the front's best in the first objective), or ``results/X:NUMBER``.
+
+    Raises :class:`StudyError`.
+    """
     text = str(path)
     found = re.fullmatch(r"(.+):([A-Za-z]+|\d+)", text)
     folder, wanted = (found[1], found[2]) if found and not Path(text).is_dir() else (text, "best")

@@ -41,8 +41,7 @@ from nasseg.search.view import Event, Listener, StudyView, TrialView, answered, 
 from nasseg.training.trial import Result
 
 REJECTS_IN_A_ROW = 200
-"""After so many rejects without a candidate that fits, one is drawn that does; half as many the next time, until the sampler finds one
-itself."""
+"""After so many rejects one that fits is drawn; half as many the next time, until the sampler finds one itself."""
 
 FEWEST_REJECTS = 25
 

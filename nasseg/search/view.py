@@ -35,8 +35,7 @@ class TrialView:
     """One trial as a reader sees it. ``state`` is one of :data:`STATES`; ``cost`` maps budget names to numbers; ``metrics`` are percent.
 
     ``rejected`` broke the budget and was never trained; ``duplicate`` was answered by trial ``duplicate_of`` and never trained;
-    ``waiting`` is
-    queued, or was interrupted and goes on when the search is started again.
+    ``waiting`` is queued, or was interrupted and goes on when the search is started again.
     """
 
     number: int
@@ -160,8 +159,10 @@ def pareto_front(points: Sequence[tuple[float, ...]], directions: Sequence[str])
 
 
 def view_trial(trial: FrozenTrial, *, driven: bool = True) -> TrialView | None:
-    """One Optuna trial as a reader sees it; None for one that was interrupted before it became a candidate. ``driven``: a search is
-    running."""
+    """One Optuna trial as a reader sees it; None for one that was interrupted before it became a candidate.
+
+    ``driven``: a search is running.
+    """
     attributes = trial.user_attrs
     candidate = attributes.get(CANDIDATE) or attributes.get(PLANNED)
     duplicate_of = attributes.get(DUPLICATE_OF)
@@ -242,9 +243,7 @@ class Event:
     """Something that happened in a search, for whoever watches: a log, a table, plain lines.
 
     ``kind`` is a state of :data:`STATES`, ``resumed``, ``progress`` (``iteration`` and ``metrics`` of a running trial), ``lost`` (its
-    worker
-    went
-    away; it is tried again) or ``note`` (``text`` only) or ``status`` (``text`` holds until the next event).
+    worker went away; it is tried again), ``note`` (``text`` only) or ``status`` (``text`` holds until the next event).
     """
 
     kind: str

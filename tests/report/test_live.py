@@ -53,8 +53,8 @@ def test_the_table_of_a_search() -> None:
     made(Event(kind="progress", trial=trial(0), iteration=10, metrics={"loss": 1.0}))
     lines = shown(made)
     assert lines[0] == "tiny · streets"
-    assert lines[1].split() == "# origin genes MACs params mIoU state".split()
-    assert lines[2].split() == "0 preset:canet_fca genes 0 1.00G 4.00M – ██ 25% 0:10".split()
+    assert lines[1].split() == ["#", "origin", "genes", "MACs", "params", "mIoU", "state"]
+    assert lines[2].split() == ["0", "preset:canet_fca", "genes", "0", "1.00G", "4.00M", "–", "██", "25%", "0:10"]
     assert "0/4 trained" in lines[3]
     # A quarter of one trial in 10 s: 3.75 trials more take 150 s.
     assert lines[4] == "0 rejected · 0 duplicates · front 0 · 0:10 elapsed · 2:30 to go"
@@ -117,7 +117,8 @@ def test_plain_lines_without_a_terminal() -> None:
         "[0/2] trial 0 started (sampler): 1.00G MACs, 4.00M params; genes 0",
         "[0/2] trial 0 at iteration 10: loss 0.5",
         "[0/2] trial 0 at iteration 10: loss 0.5",
-        "[1/2] trial 0 complete: mIoU 50 at 1.00G MACs, 4.00M params, on the front · 1 rejected · 0 duplicates · front 1 · 1:10 elapsed · 1:10 to go",
+        "[1/2] trial 0 complete: mIoU 50 at 1.00G MACs, 4.00M params, on the front · 1 rejected · 0 duplicates · front 1 · "
+        "1:10 elapsed · 1:10 to go",
     ]
 
 
