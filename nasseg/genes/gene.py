@@ -83,7 +83,8 @@ def _backbone(value: Any, stage: int) -> Any:
     if value is None:
         return None
     if isinstance(value, str) and value.strip():
-        return value.strip().removeprefix("timm:")
+        model, mark, arguments = value.strip().removeprefix("timm:").partition("?")
+        return model + mark + "&".join(sorted(arguments.split("&")))
     raise ValueError("must be the name of a backbone, such as mit_b0 or resnet18")
 
 

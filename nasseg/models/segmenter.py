@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from nasseg.errors import ConfigError, Problem
 from nasseg.genes.genotype import Genotype
-from nasseg.models.backbones.registry import create_backbone
+from nasseg.models.backbones.registry import create_backbone, describe_backbone
 from nasseg.models.decoder import Decoder
 from nasseg.models.ops import PAD_MULTIPLE
 
@@ -65,7 +65,8 @@ def build(
     """The network of a genotype.
 
     ``pretrained`` fetches the backbone's published weights, ``weights`` reads them from a local file. ``drop_path`` is the stochastic depth
-    of the backbone and of every decoder residual, ``dropout`` the channel dropout before the classifier. Initialisation of the decoder:
+    of every decoder residual, and of the backbone where that has residuals to drop (``BackboneSpec.supports_drop_path``; VGG, say, has
+    none). ``dropout`` is the channel dropout before the classifier. Initialisation of the decoder:
     :func:`nasseg.models.ops.init_block` for the stages, :func:`nasseg.models.ops.init_head` for the fusion.
 
     Raises :class:`ConfigError` for a genotype without a backbone and for numbers out of range, :class:`BackboneError` for a backbone that
@@ -85,6 +86,12 @@ def build(
             problems.append(Problem("build", name, "must be at least 0 and below 1", rate, min(max(rate, 0.0), 0.9)))
     if problems or genotype.backbone is None:
         raise ConfigError(problems)
-    backbone = create_backbone(genotype.backbone, pretrained=pretrained, weights=weights, in_chans=in_chans, drop_path=drop_path)
+    backbone = create_backbone(
+        genotype.backbone,
+        pretrained=pretrained,
+        weights=weights,
+        in_chans=in_chans,
+        drop_path=drop_path if describe_backbone(genotype.backbone, in_chans).supports_drop_path else 0.0,
+    )
     decoder = Decoder(genotype, backbone.channels, num_classes, drop_path=drop_path, dropout=dropout)
     return SegModel(genotype, backbone, decoder)

@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from timm.layers import DropPath, calculate_drop_path_rates, trunc_normal_
 from torch import Tensor, nn
 
+from nasseg.models.backbones.checkpoint_names import Rule, rename
 from nasseg.models.backbones.contract import IMAGENET_MEAN, IMAGENET_STD, Backbone, BackboneSpec, channel_statistics
-from nasseg.models.backbones.published import Rule, rename
 from nasseg.models.ops import merge_heads, split_heads, to_map, to_tokens
 
 HEADS = (1, 2, 5, 8)

@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from timm.layers import DropPath, calculate_drop_path_rates
 from torch import Tensor, nn
 
+from nasseg.models.backbones.checkpoint_names import Rule, rename
 from nasseg.models.backbones.contract import IMAGENET_MEAN, IMAGENET_STD, Backbone, BackboneSpec, channel_statistics
 from nasseg.models.backbones.mit import init_weights
-from nasseg.models.backbones.published import Rule, rename
 from nasseg.models.ops import ChannelNorm
 
 STRIPS = (7, 11, 21)

@@ -127,7 +127,7 @@ def describe_backbone(name: str, in_chans: int = 3) -> BackboneSpec:
         try:
             spec = plan_timm(canonical_name(name), architecture, _model_arguments(arguments), in_chans).spec
         except BackboneError as error:
-            if arguments:  # it may be the arguments that do not fit
+            if arguments or "." in architecture:  # it may be those that do not fit
                 raise
             raise BackboneError(f"{error}; near it that is one: {_near(architecture, suggested())}") from error
     else:

@@ -121,7 +121,12 @@ class TimmBackbone(Backbone):
 @lru_cache(maxsize=512)
 def plan_timm(name: str, architecture: str, arguments: Arguments, in_chans: int) -> TimmPlan:
     """Decide from timm's description which features to take. Raises :class:`BackboneError` where the model does not fit the contract."""
-    cfg = timm.get_pretrained_cfg(architecture)
+    try:
+        cfg = timm.get_pretrained_cfg(architecture)
+    except RuntimeError as error:  # no weights of that tag
+        base = architecture.partition(".")[0]
+        tags = timm.list_pretrained(f"{base}.*") or ["none"]
+        raise BackboneError(f"{name}: timm's {base} has no weights of that name; there are {', '.join(tags[:8])}") from error
     given = dict(arguments)
     fixed = bool(getattr(cfg, "fixed_input_size", False)) and "img_size" not in given
     for extra in _ANY_SIZE if fixed else ({},):
@@ -246,5 +251,7 @@ def _forms(key: str) -> tuple[str, ...]:
 
 
 def _sentence(error: BaseException) -> str:
+    while error.__cause__ is not None:
+        error = error.__cause__
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= 200 else f"{text[:197]}..."

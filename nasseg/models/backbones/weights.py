@@ -67,8 +67,8 @@ def load_weights(backbone: Backbone, path: str | Path, rivals: Callable[[], Iter
     wanted = backbone.state_dict()
     for key in backbone.input_convs:
         weight = offered.get(key)
-        if weight is not None and weight.shape != wanted[key].shape and weight.ndim == 4 and weight.shape[1] == 3:
-            offered[key] = adapt_input_conv(backbone.in_chans, weight.clone())
+        if weight is not None and weight.shape != wanted[key].shape and weight.ndim == 4 and weight.shape[1] % 3 == 0:
+            offered[key] = _adapted(backbone, path, weight)
     missing = [key for key in wanted if key not in offered and not key.endswith(".num_batches_tracked")]
     unknown = [key for key in offered if key not in wanted]
     reshaped = [key for key in wanted if key in offered and offered[key].shape != wanted[key].shape]
@@ -77,6 +77,16 @@ def load_weights(backbone: Backbone, path: str | Path, rivals: Callable[[], Iter
             _refusal(backbone.name, path, len(wanted), missing, unknown, reshaped, offered, wanted) + _owner(tensors, Path(path), rivals)
         )
     backbone.load_state_dict(offered, strict=False)
+
+
+def _adapted(backbone: Backbone, path: str | Path, weight: Tensor) -> Tensor:
+    try:
+        adapted: Tensor = adapt_input_conv(backbone.in_chans, weight.clone())
+    except NotImplementedError as error:  # the first convolution sees rearranged pixels
+        raise WeightsError(
+            f"{path}: {backbone.name} cannot take its three-channel weights with {backbone.in_chans} input channels"
+        ) from error
+    return adapted
 
 
 def _unwrapped(tensors: Any, path: str | Path) -> dict[str, Tensor]:
