@@ -9,6 +9,7 @@ import contextlib
 import logging
 import os
 import shutil
+import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -37,6 +38,8 @@ ENVIRONMENT = {
 
 OBJECT_STORE = 100 * 2**20
 """Bytes of shared memory: a trial's configuration and result are kilobytes."""
+
+TOKEN_HINT = "; a cluster that asks for a token wants RAY_AUTH_MODE=token, and the token in ~/.ray/auth_token"
 
 PREFIX = "nasseg-ray-"
 STALE_SECONDS = 120
@@ -93,17 +96,29 @@ def session(ray: Any, resources: Resources) -> Iterator[Path]:
             wanted = max(count, -(-resources.concurrency * resources.cpus // 1))
             ray.init(num_cpus=int(wanted), include_dashboard=False, object_store_memory=OBJECT_STORE, _temp_dir=str(folder / "r"), **quiet)
         else:
+            knock(resources.address)
             try:
                 ray.init(address=resources.address, runtime_env={"env_vars": ENVIRONMENT}, **quiet)
             except (ConnectionError, RuntimeError, ValueError) as error:
                 reason = str(error).strip().splitlines()[0]
-                raise StudyError(f"the Ray cluster at {resources.address} cannot be joined: {reason}") from error
+                raise StudyError(f"the Ray cluster at {resources.address} cannot be joined: {reason}{TOKEN_HINT}") from error
         for name in ("ray", "ray.tune"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
         yield folder
     finally:
         ray.shutdown()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def knock(address: str) -> None:
+    """Raise :class:`StudyError` at once if nobody listens at ``host:port``: Ray itself would try for many minutes, deaf to Ctrl-C."""
+    host, colon, port = address.rpartition(":")
+    if not colon or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+    except (OSError, OverflowError) as error:
+        raise StudyError(f"the Ray cluster at {address} cannot be joined: {getattr(error, 'strerror', None) or error}") from error
 
 
 def check_room(available: Mapping[str, float], resources: Resources) -> None:

@@ -5,6 +5,7 @@ import os
 import pickle
 import queue
 import signal
+import socket
 import threading
 import time
 from collections import Counter
@@ -223,9 +224,19 @@ def test_an_address_nobody_answers_at(tmp_path: Path, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr("ray.init", init)
     study, _ = make_study(tmp_path, trials=1)
-    with pytest.raises(StudyError, match=r"the Ray cluster at 127\.0\.0\.1:1 cannot be joined: no answer$"):
-        run_ray(study, resources=Resources(address="127.0.0.1:1"), progress=lambda *told: None, lost=lambda *told: None)
-    assert given["address"] == "127.0.0.1:1"
+
+    def join(address: str) -> None:
+        run_ray(study, resources=Resources(address=address), progress=lambda *told: None, lost=lambda *told: None)
+
+    # Nobody listens at port 1: refused before Ray is asked.
+    with pytest.raises(StudyError, match=r"the Ray cluster at 127\.0\.0\.1:1 cannot be joined: Connection refused"):
+        join("127.0.0.1:1")
+    assert given == {}
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        with pytest.raises(StudyError, match=rf"the Ray cluster at {address} cannot be joined: no answer; a cluster that asks for a token"):
+            join(address)
+    assert given["address"] == address
     assert given["runtime_env"] == {"env_vars": ENVIRONMENT}
     assert "num_cpus" not in given
 
