@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -53,6 +54,9 @@ def main() -> None:
 
 def run(arguments: Sequence[str] | None = None) -> None:
     """Entry point. Exit codes: 0 done, 1 the run went wrong, 2 something given was wrong, 130 interrupted."""
+    # A recipe of one's own, my.module:Class, lies where the command is given; behind everything installed, so that it hides nothing.
+    if "" not in sys.path and os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
     try:
         main.main(args=arguments, prog_name="nasseg", standalone_mode=False)
     except NassegError as error:
