@@ -25,7 +25,7 @@ ODD = (
     "hiera_tiny_224",  # one size only
     "test_maxvit",  # one size only
     "xception41",  # features taken by hooks
-    "mvitv2_tiny",  # features taken from inside forward
+    "mvitv2_tiny",  # one size only, features taken from inside forward
     "vgg11",  # a feature at full size, no stochastic depth
     "hrnet_w18_small",  # branches at every stride
     "dla34",  # features counted from 1
