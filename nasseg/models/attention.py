@@ -6,6 +6,10 @@ All three take the stage's map F_i and the pooled input maps of the stage, and g
 * :class:`ReusedAttention`: the map of a deeper stage with this stage's values (CSAP, arXiv 2604.05431);
 * :class:`UniformAttention`: rank 0, where softmax(0) makes every query see the mean of the values.
 
+No map is held: strips of rank 1 run in linear time (:mod:`nasseg.models.strip`), other ranks through the fused kernel, and what a deeper
+stage hands on is the queries and keys its map follows from. As written (:mod:`nasseg.models.form`) a map of rank r, or one that is reused,
+is computed in the open, as the papers count it.
+
 Letters: N_q queries, M keys, h heads, r channels per head of Q and K, c_i width of stage i, T = Σ c_j over the stage's inputs.
 """
 
@@ -18,14 +22,30 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nasseg.models.form import TwoForms
 from nasseg.models.ops import ChannelNorm, block_mean, merge_heads, resize, split_heads, to_map, to_tokens
+from nasseg.models.strip import fused_attention, strip_attention
 
 
 class AttentionMap(NamedTuple):
-    """A softmax map handed on to shallower stages: rows sum to 1, queries lie on ``grid``."""
+    """A softmax map handed on to shallower stages, by what it follows from: ``softmax_M(scale · Q Kᵀ)``. Queries lie on ``grid``.
 
-    weights_BhNM: Tensor
+    ``weights_BhNM`` is the map itself, rows summing to 1, where it was computed in the open.
+    """
+
+    q_BhNr: Tensor
+    k_BhMr: Tensor
+    scale: float
     grid: tuple[int, int]
+    weights_BhNM: Tensor | None = None
+
+    def apply(self, v_BhMd: Tensor) -> Tensor:
+        """The map times values of any width: (B, h, M, d) → (B, h, N, d)."""
+        if self.weights_BhNM is not None:
+            return self.weights_BhNM @ v_BhMd
+        if self.q_BhNr.shape[3] == 1:
+            return strip_attention(self.q_BhNr[..., 0], self.k_BhMr[..., 0], v_BhMd, self.scale)
+        return fused_attention(self.q_BhNr, self.k_BhMr, v_BhMd, self.scale)
 
 
 class Mixing(nn.Module):
@@ -50,7 +70,7 @@ class Mixing(nn.Module):
         return F.gelu(self.norm(to_tokens(torch.cat(maps, dim=1) if len(maps) > 1 else maps[0])))
 
 
-class OwnAttention(nn.Module):
+class OwnAttention(TwoForms):
     """Cross-attention with the stage's own map.
 
     ``A = softmax(s · Q_h K_hᵀ)``, ``O = Wo concat_h(A V_h)`` with ``Q = LN_c(F_i) Wq``, ``K = Y Wk``, ``V = Y Wv``, ``s = (c/h)^-1/2``.
@@ -59,7 +79,7 @@ class OwnAttention(nn.Module):
     ``query_pool`` 2 (SCASeg's Cityscapes head): queries are ``GELU(LN_c(Conv1x1(AvgPool2(LN_c(F_i)))))`` on half the grid, Wo acts there,
     and the result is upsampled. The scale is MetaSeg's and U-MixFormer's code; SCASeg's text reads 1/sqrt(d_k).
 
-    With ``shared`` the map is computed in the open, for the stages that reuse it; else full-width Q and K go through the fused kernel.
+    ``shared``: other stages reuse the map. As written it is computed in the open, unless it is of full width and nobody else's.
     """
 
     def __init__(self, channels: int, stride: int, mixing: Mixing, *, heads: int, rank: int | str, query_pool: int, shared: bool) -> None:
@@ -67,8 +87,7 @@ class OwnAttention(nn.Module):
         width = channels if rank == "full" else heads * int(rank)
         self.heads, self.stride, self.query_pool = heads, stride, query_pool
         self.scale = (channels / heads) ** -0.5
-        self.shared = shared
-        self.fused = rank == "full" and not shared
+        self.shared, self.full = shared, rank == "full"
         self.norm = ChannelNorm(channels)
         self.query_conv = nn.Conv2d(channels, channels, 1) if query_pool > 1 else None
         self.query_norm = ChannelNorm(channels) if query_pool > 1 else None
@@ -88,15 +107,11 @@ class OwnAttention(nn.Module):
         q_BhNr = split_heads(self.query(to_tokens(q_BCgg)), self.heads)
         k_BhMr = split_heads(self.key(y_BMT), self.heads)
         v_BhMd = split_heads(self.value(y_BMT), self.heads)
-        handed_on = None
-        if self.fused:
-            o_BhNd = F.scaled_dot_product_attention(q_BhNr, k_BhMr, v_BhMd, scale=self.scale)
-        else:
-            a_BhNM = attention_map(q_BhNr, k_BhMr, self.scale)
-            o_BhNd = a_BhNM @ v_BhMd
-            handed_on = AttentionMap(a_BhNM, grid) if self.shared else None
-        o_BCgg = to_map(self.out(merge_heads(o_BhNd)), grid)
-        return resize(o_BCgg, (x_BCHW.shape[2], x_BCHW.shape[3])), handed_on
+        in_the_open = self.as_written and not (self.full and not self.shared)
+        weights_BhNM = attention_map(q_BhNr, k_BhMr, self.scale) if in_the_open else None
+        own = AttentionMap(q_BhNr, k_BhMr, self.scale, grid, weights_BhNM)
+        o_BCgg = to_map(self.out(merge_heads(own.apply(v_BhMd))), grid)
+        return resize(o_BCgg, (x_BCHW.shape[2], x_BCHW.shape[3])), own if self.shared else None
 
 
 class ReusedAttention(nn.Module):
@@ -116,8 +131,8 @@ class ReusedAttention(nn.Module):
 
     def forward(self, x_BCHW: Tensor, pooled: Sequence[Tensor], source: AttentionMap) -> Tensor:
         """Stage map (its size is read), pooled inputs and the source's map → the residual (B, c, H, W)."""
-        v_BhMd = split_heads(self.value(self.mixing(pooled)), source.weights_BhNM.shape[1])
-        o_BNC = self.out(merge_heads(source.weights_BhNM @ v_BhMd))
+        v_BhMd = split_heads(self.value(self.mixing(pooled)), source.q_BhNr.shape[1])
+        o_BNC = self.out(merge_heads(source.apply(v_BhMd)))
         return resize(to_map(o_BNC, source.grid), (x_BCHW.shape[2], x_BCHW.shape[3]))
 
 
