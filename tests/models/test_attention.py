@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from kits_model import features, fill
 
 from nasseg.models.attention import AttentionMap, Mixing, OwnAttention, ReusedAttention, UniformAttention, attention_map
+from nasseg.models.form import written_out
 
 T = 24
 
@@ -46,16 +47,43 @@ def test_strips_equal_a_softmax_by_einsum(heads: int, rank: int | str) -> None:
 
 
 @pytest.mark.parametrize("rank", [1, 2, "full"])
-def test_a_map_in_the_open_gives_what_the_fused_kernel_gives(rank: int | str) -> None:
+@pytest.mark.parametrize("shared", [False, True])
+def test_as_written_a_map_lies_open_and_gives_the_same(rank: int | str, shared: bool) -> None:
     x_BCHW, pooled = stage_input()
-    shared, alone = own(4, rank, shared=True), own(4, rank)
+    block = own(4, rank, shared=shared)
     with torch.no_grad():
-        (o_shared, handed_on), (o_alone, _) = shared(x_BCHW, pooled), alone(x_BCHW, pooled)
-    torch.testing.assert_close(o_shared, o_alone, rtol=1e-5, atol=1e-5)
-    assert handed_on is not None
-    assert handed_on.grid == (8, 12)
-    assert handed_on.weights_BhNM.shape == (2, 4, 96, 6)
-    torch.testing.assert_close(handed_on.weights_BhNM.sum(-1), torch.ones(2, 4, 96))
+        executed, handed_on = block(x_BCHW, pooled)
+        with written_out(block):
+            written, laid_open = block(x_BCHW, pooled)
+    torch.testing.assert_close(executed, written, rtol=1e-5, atol=1e-5)
+    assert not block.as_written
+    assert (handed_on is None) == (laid_open is None) == (not shared)
+    if handed_on is not None and laid_open is not None:
+        assert handed_on.weights_BhNM is None
+        assert handed_on.grid == (8, 12)
+        assert laid_open.weights_BhNM is not None
+        assert laid_open.weights_BhNM.shape == (2, 4, 96, 6)
+        torch.testing.assert_close(laid_open.weights_BhNM.sum(-1), torch.ones(2, 4, 96))
+        values = torch.sin(torch.arange(2 * 4 * 6 * 3.0)).reshape(2, 4, 6, 3)
+        torch.testing.assert_close(handed_on.apply(values), laid_open.apply(values), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("rank", [1, 2])
+def test_gradients_of_both_forms_are_one(rank: int) -> None:
+    x_BCHW, pooled = stage_input()
+    block, reuser = own(4, rank, shared=True), fill(ReusedAttention(24, Mixing({3: 16, 4: 8}, [3], True)))
+
+    def gradients() -> list[torch.Tensor]:
+        o_BCHW, handed_on = block(x_BCHW, pooled)
+        assert handed_on is not None
+        loss = (o_BCHW**2).sum() + (reuser(x_BCHW, pooled, handed_on) ** 2).sum()
+        return list(torch.autograd.grad(loss, [*block.parameters(), *reuser.parameters()]))
+
+    executed = gradients()
+    with written_out(block):
+        written = gradients()
+    for one, other in zip(executed, written, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
 
 
 def test_pooled_queries_come_back_at_full_size() -> None:
@@ -74,9 +102,10 @@ def test_propagation_equals_its_literal_definition(grid: tuple[int, int]) -> Non
     x_BCHW, pooled = stage_input()
     block = fill(ReusedAttention(40, Mixing({3: 16, 4: 8}, [3], True))).eval()
     q, k = torch.sin(torch.arange(2 * 4 * math.prod(grid) * 3.0)), torch.cos(torch.arange(2 * 4 * 6 * 3.0) * 7)
-    a_BhNM = attention_map(q.reshape(2, 4, -1, 3) * 3, k.reshape(2, 4, 6, 3), 1.0)
+    q, k = q.reshape(2, 4, -1, 3) * 3, k.reshape(2, 4, 6, 3)
+    a_BhNM = attention_map(q, k, 1.0)
     with torch.no_grad():
-        o_BCHW = block(x_BCHW, pooled, AttentionMap(a_BhNM, grid))
+        o_BCHW = block(x_BCHW, pooled, AttentionMap(q, k, 1.0, grid))
         rows = a_BhNM.permute(0, 1, 3, 2).reshape(2, 4 * 6, *grid)
         rows = F.interpolate(rows, size=(8, 12), mode="bilinear", align_corners=False).reshape(2, 4, 6, 96)
         torch.testing.assert_close(rows.sum(2), torch.ones(2, 4, 96))
