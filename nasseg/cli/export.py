@@ -55,4 +55,5 @@ def draw(console: Console, exported: Exported) -> None:
     console.print(table)
     mious = "" if parity.miou is None else f", mIoU {parity.miou:.3f} % of the module on {parity.images} of its validation images"
     console.print(f"Compared with the trained module on {parity.pictures}{mious}.", markup=False)
+    console.print(f"In the ONNX file and the program: {exported.folding}.", markup=False)
     console.print(f"Bundle: {exported.path}", markup=False)

@@ -29,6 +29,7 @@ from nasseg.export.windows import Forward
 from nasseg.files import write_atomic
 from nasseg.genes.genotype import Genotype
 from nasseg.models.costing import cost
+from nasseg.models.folding import Folding
 from nasseg.models.segmenter import SegModel, build
 from nasseg.training.rundir import RunDir
 
@@ -46,11 +47,13 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """A bundle that was written: where, its files with their sizes in bytes, and how far its files agree with the module."""
+    """A bundle that was written: where, its files with their sizes in bytes, how far they agree with the module, and what the ONNX file and
+    the program fold."""
 
     path: Path
     files: tuple[tuple[str, int], ...]
     parity: Parity
+    folding: Folding
 
 
 def export_model(
@@ -84,11 +87,11 @@ def export_model(
         save_file({name: tensor.contiguous() for name, tensor in module.state_dict().items()}, folder / WEIGHTS)
         say(f"writing {PROGRAM}")
         with _making(PROGRAM):
-            program = trace(module, size, in_chans)
-            write_program(program, folder / PROGRAM)
+            traced = trace(module, size, in_chans)
+            write_program(traced.program, folder / PROGRAM)
         say(f"writing {ONNX}")
         with _making(ONNX):
-            write_onnx(program, folder / ONNX, preprocessing.to_dict())
+            write_onnx(traced.program, folder / ONNX, preprocessing.to_dict())
         say("comparing the files with the module")
         files: dict[str, Forward] = {
             ONNX: load_onnx(folder),
@@ -99,9 +102,11 @@ def export_model(
         parity.check()
         counted = cost(genotype, size=size, num_classes=preprocessing.num_classes, in_chans=in_chans)
         versions = {"nasseg": nasseg.__version__, **{name: version(name) for name in ("torch", "onnx", "onnxruntime", "timm")}}
-        write_atomic(folder / CARD, card(genotype, preprocessing, counted, facts or Facts(), parity, versions))
+        write_atomic(folder / CARD, card(genotype, preprocessing, counted, facts or Facts(), parity, traced.folding, versions))
         move(folder, target)
-    return Exported(target, tuple((name, (target / name).stat().st_size) for name in sorted(p.name for p in target.iterdir())), parity)
+    return Exported(
+        target, tuple((name, (target / name).stat().st_size) for name in sorted(p.name for p in target.iterdir())), parity, traced.folding
+    )
 
 
 def export_run(

@@ -17,6 +17,7 @@ from nasseg.export.parity import LOGIT_TOLERANCE, MIOU_TOLERANCE, Parity
 from nasseg.export.preprocessing import RESIZE, Preprocessing
 from nasseg.genes.genotype import Genotype
 from nasseg.models.backbones.registry import BUILTIN, parse_name
+from nasseg.models.folding import Folding
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,13 +42,21 @@ class Facts:
     environment: Mapping[str, Any] = field(default_factory=dict)
 
 
-def card(genotype: Genotype, preprocessing: Preprocessing, cost: Cost, facts: Facts, parity: Parity, versions: Mapping[str, Any]) -> str:
-    """The text. ``versions`` are those of the export."""
+def card(
+    genotype: Genotype,
+    preprocessing: Preprocessing,
+    cost: Cost,
+    facts: Facts,
+    parity: Parity,
+    folding: Folding,
+    versions: Mapping[str, Any],
+) -> str:
+    """The text. ``folding`` is what the ONNX file and the program fold, ``versions`` are those of the export."""
     sections = [
         _head(genotype, preprocessing, cost),
         _accuracy(preprocessing, facts),
         _use(preprocessing),
-        _files(preprocessing),
+        _files(preprocessing, folding),
         _cost(genotype, cost),
         _training(facts),
         _parity(parity),
@@ -168,7 +177,7 @@ mask = Image.fromarray(logits[0].argmax(0).astype(np.uint8)).resize(image.size, 
 mask.save("mask.png")"""
 
 
-def _files(p: Preprocessing) -> str:
+def _files(p: Preprocessing, folding: Folding) -> str:
     size, logits = f"{p.size[0]}, {p.size[1]}", f"{p.logits_size[0]}, {p.logits_size[1]}"
     return "\n".join(
         [
@@ -187,6 +196,8 @@ def _files(p: Preprocessing) -> str:
                     ("`preprocessing.json`", "normalisation, sizes, class names and colours"),
                 ],
             ),
+            "",
+            f"In the ONNX file and the program: {folding}. The weights in `model.safetensors` are as they were trained.",
         ]
     )
 

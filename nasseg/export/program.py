@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
+from torch.fx.traceback import preserve_node_meta
 
 from nasseg.errors import BundleError
+from nasseg.models.folding import Folding, fold
 
 BATCH = "batch"
 """Name of the one dynamic dimension."""
@@ -22,17 +25,30 @@ def dynamic_batch() -> tuple[dict[int, Any]]:
     return ({0: torch.export.Dim(BATCH, min=1)},)
 
 
-def trace(model: nn.Module, size: tuple[int, int], in_chans: int) -> ExportedProgram:
-    """``model.forward`` (eval mode, on the CPU) as a program for any batch of images of one size. Raises whatever the exporter raises."""
+@dataclass(frozen=True, slots=True)
+class Traced:
+    """A program, and how it differs from the network it came from in what it computes."""
+
+    program: ExportedProgram
+    folding: Folding
+
+
+def trace(model: nn.Module, size: tuple[int, int], in_chans: int) -> Traced:
+    """``model.forward`` (eval mode, on the CPU) as a program for any batch of images of one size, folded by :mod:`nasseg.models.folding`.
+
+    ``model`` keeps its weights. Raises whatever the exporter raises.
+    """
     # Two images, because an exporter takes a dimension of one for a constant.
-    with torch.no_grad():
-        program = torch.export.export(model, (torch.zeros(2, in_chans, *size),), dynamic_shapes=dynamic_batch())
+    example = (torch.zeros(2, in_chans, *size),)
+    with torch.no_grad(), preserve_node_meta():
+        folded = fold(torch.export.export(model, example, dynamic_shapes=dynamic_batch()))
+        program = torch.export.export(folded.module, example, dynamic_shapes=dynamic_batch())
     for module in program.graph_module.modules():
         for node in getattr(getattr(module, "graph", None), "nodes", ()):
             node.meta.pop("stack_trace", None)  # paths of the machine that exports
     # Compilers want an example input in the file; one number seen as two images keeps it small.
     program.example_inputs = ((torch.zeros(()).expand(2, in_chans, *size),), {})
-    return program
+    return Traced(program, folded.what)
 
 
 def write_program(program: ExportedProgram, path: str | os.PathLike[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -21,8 +22,9 @@ from nasseg.export import bundle
 from nasseg.export.bundle import FILES, bundle_predictor, export_model, export_run, load_bundle, typical_size
 from nasseg.export.onnx_file import METADATA_KEY, OPSET, load_onnx
 from nasseg.export.preprocessing import Preprocessing
-from nasseg.export.program import load_program
+from nasseg.export.program import Traced, load_program
 from nasseg.genes.genotype import Genotype
+from nasseg.models.folding import Folding
 from nasseg.training.evaluate import evaluate
 
 pytestmark = pytest.mark.xdist_group("bundle")
@@ -38,8 +40,9 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Exporters that write empty files, and readers that answer with the module: for what happens around them."""
     kept = {}
 
-    def keep(model: torch.nn.Module, size: tuple[int, int], in_chans: int) -> None:
+    def keep(model: torch.nn.Module, size: tuple[int, int], in_chans: int) -> Traced:
         kept["model"] = model
+        return Traced(None, Folding())
 
     def forward(path: Path) -> Callable[[torch.Tensor], torch.Tensor]:
         return lambda x: kept["model"](x).detach()
@@ -100,6 +103,20 @@ def test_the_onnx_file_says_how_to_feed_it_and_tells_no_paths(made: Path):
     here = str(Path(nasseg.__file__).parent).encode()
     for name in FILES:
         assert here not in (made / name).read_bytes()
+
+
+def test_batch_norms_are_folded_in_the_files_and_not_in_the_weights(made: Path):
+    program = torch.export.load(made / "model.pt2")
+    assert not any("batch_norm" in str(node.target) for node in program.graph.nodes)
+    assert "BatchNormalization" not in {node.op_type for node in onnx.load(made / "model.onnx").graph.node}
+    norms = [name for name, child in load_bundle(made).named_modules() if isinstance(child, torch.nn.BatchNorm2d)]
+    trained = load_file(made / "model.safetensors")
+    assert norms
+    assert all(f"{name}.running_var" in trained and f"{name}.running_var" not in program.state_dict for name in norms)
+    folded = [name for name in norms if name.startswith("backbone.")]
+    said = re.search(r"BatchNorms folded into convolutions: (\d+), left: 0;", (made / "README.md").read_text())
+    assert said is not None
+    assert len(folded) <= int(said[1]) <= len(norms)
 
 
 def test_bundle_predictor_serves_evaluation_by_module_and_by_onnx(made: Path):

@@ -16,9 +16,11 @@ from nasseg.export.card import Facts, card, licence_note, onnxruntime_example, w
 from nasseg.export.parity import Agreement, Parity
 from nasseg.genes.presets import preset
 from nasseg.models.costing import cost
+from nasseg.models.folding import Folding
 
 pytestmark = pytest.mark.xdist_group("bundle")
 
+FOLDING = Folding((("body.bn1", "body.conv1"), ("body.bn2", "body.conv2")), ("body.bn3",), 4)
 VERSIONS = {"nasseg": "0.1.0", "torch": "2.9"}
 
 
@@ -26,7 +28,7 @@ def text(facts: Facts, parity: Parity | None = None) -> str:
     genotype = preset("csap", backbone="test_resnet")
     counted = cost(genotype, size=(64, 64), num_classes=3)
     agreed = parity or Parity("3 random pictures", (Agreement("model.onnx", 2e-6, 2.0, 99.99, None),))
-    return card(genotype, preprocessing((64, 64), None, 8), counted, facts, agreed, VERSIONS)
+    return card(genotype, preprocessing((64, 64), None, 8), counted, facts, agreed, FOLDING, VERSIONS)
 
 
 def test_what_is_known_of_a_run_stands_on_the_card():
@@ -58,6 +60,8 @@ def test_what_is_known_of_a_run_stands_on_the_card():
         "| model.onnx | 2e-06 | 1e-06 | 99.990 % | 61.200 % (-0.010) |",
         "mIoU of the module over 9 images of the validation split: 61.210 %.",
         "The backbone was trained from scratch: no one else's weights are in here.",
+        "In the ONNX file and the program: BatchNorms folded into convolutions: 2, left: 1; results of weight arithmetic stored: 4. "
+        "The weights in `model.safetensors` are as they were trained.",
     ):
         assert line in made
     assert "/home/me" not in made

@@ -23,7 +23,7 @@ class Shift(torch.nn.Module):
 
 def test_a_program_takes_any_batch_and_holds_neither_paths_nor_pictures(tmp_path: Path):
     model = Shift().eval()
-    write_program(trace(model, (200, 300), 3), tmp_path / "model.pt2")
+    write_program(trace(model, (200, 300), 3).program, tmp_path / "model.pt2")
     assert (tmp_path / "model.pt2").stat().st_size < 100_000  # two images are 1.4 MB
     with zipfile.ZipFile(tmp_path / "model.pt2") as archive:
         assert all(str(Path(__file__).parent).encode() not in archive.read(name) for name in archive.namelist())
