@@ -12,6 +12,7 @@ operation                       ``macs``             ``fvcore`` adds
 ==============================  ===================  =======================================
 convolution, matrix product     its multiplications
 fused attention                 both products
+strip attention                 at nodes, or exact: :func:`_strip`
 LayerNorm, GroupNorm                                 5 an input element (4 without weight)
 BatchNorm in eval mode                               2 an input element (1 without weight)
 bilinear resize, grid sampling                       4 an output element
@@ -24,6 +25,9 @@ everything else                 0                    0
 A mean over positions is one over height, width or both of a BCHW tensor, or over the tokens of a BNC tensor: adaptive average pooling to
 one position is turned into just that. A mean over channels counts as nothing. fvcore sees ``adaptive_avg_pool2d`` only, not ``mean``; here
 the two ways to write one pooling count alike.
+
+What is counted is what is called: a decoder as written (:func:`nasseg.models.form.written_out`) gives the papers' numbers, any other
+the work that is done.
 """
 
 from __future__ import annotations
@@ -42,7 +46,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from nasseg.cost.cost import Part
+from nasseg.cost.executed import NODES
 from nasseg.errors import NassegError
+from nasseg.models.strip import interpolates
 
 aten = torch.ops.aten
 Rule = Callable[[tuple[Any, ...], Any], int]
@@ -68,14 +74,15 @@ class Count:
         return Part(self.params, self.macs, self.fvcore)
 
 
-def count(module: nn.Module, *inputs: Any, outputs: Callable[[Any], Any] | None = None) -> Count:
+def count(module: nn.Module, *inputs: Any, outputs: Callable[[Any], Any] | None = None, nodes: int = NODES) -> Count:
     """Count one forward pass of ``module(*inputs)`` in eval mode, for the whole batch given.
 
     A parameter is live when the gradient of some output reaches it; ``outputs`` picks those that are read, where not all are. Works on any
-    device and dtype; nothing of the module is changed. Raises :class:`NassegError` for an operation that multiplies and has no rule here,
+    device and dtype; nothing of the module is changed. The number of nodes of a strip follows from the range of its queries and keys; on
+    the meta device, which has no data, it is ``nodes``. Raises :class:`NassegError` for an operation that multiplies and has no rule here,
     rather than leave its work out.
     """
-    watch = _Watch()
+    watch = _Watch(nodes)
     with ExitStack() as stack:
         stack.enter_context(_as_counted(module))
         for name, child in module.named_modules():
@@ -108,8 +115,9 @@ def _summary(module: nn.Module, watch: _Watch, live: set[int]) -> Count:
 class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Adds each operation to every module on the call stack."""
 
-    def __init__(self) -> None:
+    def __init__(self, nodes: int) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self.nodes = nodes
         self.macs: defaultdict[str, int] = defaultdict(int)
         self.extra: defaultdict[str, int] = defaultdict(int)
         self.calls: list[str] = []
@@ -123,7 +131,9 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None) -> Any:
         out = func(*args, **(kwargs or {}))
         packet = func.overloadpacket
-        if packet in _MACS:
+        if packet is torch.ops.nasseg.strip_attention:
+            self._add(self.macs, _strip(self.nodes, _positional(func, args, kwargs)))
+        elif packet in _MACS:
             self._add(self.macs, _MACS[packet](_positional(func, args, kwargs), out))
         elif packet in _EXTRA:
             self._add(self.extra, _EXTRA[packet](_positional(func, args, kwargs), out))
@@ -206,6 +216,19 @@ def _attention(args: tuple[Any, ...], out: Any) -> int:
     """Q (B, h, N, d), K (B, h, M, d), V (B, h, M, e): Q·Kᵀ and A·V, B·h·N·M·(d + e)."""
     q, k, v = args[0], args[1], args[2]
     return int(prod(q.shape[:-1]) * k.shape[-2] * (q.shape[-1] + v.shape[-1]))
+
+
+def _strip(nodes: int, args: tuple[Any, ...]) -> int:
+    """q (B, h, N), k (B, h, M), v (B, h, M, d), at G nodes or exact as :func:`nasseg.models.strip.strip_attention` decides.
+
+    At nodes: logits and values of G queries, G·M·(1 + d), then G weights times d for each of N queries. Exact: N·M·2d, for q and k are
+    filled up with zeros to d channels. The softmax and the interpolation's weights are elementwise and count as nothing, like any softmax.
+    """
+    q, k, v, mode = *args[:3], args[5]
+    heads, queries, keys, d = prod(q.shape[:2]), q.shape[2], k.shape[2], v.shape[3]
+    if mode == "interpolated" or (mode == "auto" and interpolates(heads, queries, keys, nodes)):
+        return int(heads * nodes * (keys * (1 + d) + queries * d))
+    return int(heads * queries * keys * 2 * d)
 
 
 def _norm(weight: int, args: tuple[Any, ...], out: Any) -> int:

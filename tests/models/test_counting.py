@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -20,6 +21,8 @@ from nasseg.genes.genotype import Genotype
 from nasseg.genes.presets import PRESETS, preset
 from nasseg.models.backbones.registry import create_backbone
 from nasseg.models.counting import count
+from nasseg.models.strip import ranges, strip_attention
+from nasseg.models.strip_bound import nodes_for
 
 RANDOM = 300
 """Random decoders whose cost by arithmetic is compared with the count on the built module."""
@@ -113,6 +116,56 @@ def test_fused_attention_counts_as_its_two_products():
 
     assert count(Call(fused), q, k, v).macs == 2 * 3 * 5 * 16
     assert called
+
+
+@pytest.mark.parametrize(
+    ("mode", "shape", "nodes", "macs"),
+    [
+        # Two heads, 100 queries, 50 keys, 8 channels. At G nodes: G·50·(1 + 8) and 100·G·8; exact: every pair, 8 channels twice.
+        ("interpolated", (1, 2, 100, 50, 8), 16, 2 * 16 * (50 * 9 + 100 * 8)),
+        ("exact", (1, 2, 100, 50, 8), 16, 2 * 100 * 50 * 16),
+        ("auto", (1, 2, 100, 50, 8), 16, 2 * 100 * 50 * 16),
+        ("auto", (3, 2, 4096, 1024, 8), 32, 6 * 32 * (1024 * 9 + 4096 * 8)),
+        ("auto", (3, 2, 4096, 1024, 8), 1024, 6 * 4096 * 1024 * 16),
+    ],
+)
+def test_strips_by_hand(mode: str, shape: tuple[int, int, int, int, int], nodes: int, macs: int):
+    b, h, n, m, d = shape
+    strip = Call(lambda q, k, v: strip_attention(q, k, v, 0.5, mode=mode))
+    inputs = [torch.zeros(size, device="meta") for size in ((b, h, n), (b, h, m), (b, h, m, d))]
+    assert count(strip, *inputs, nodes=nodes).part == Part(0, macs, macs)
+
+
+def test_a_strip_with_data_counts_the_products_it_runs():
+    random = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(size, generator=random) for size in ((1, 2, 64), (1, 2, 48), (1, 2, 48, 8)))
+    seen = ranges(q, k, 0.3)
+    nodes = nodes_for(seen.product, 0.5e-2)
+    meta = [x.to("meta") for x in (q, k, v)]
+    for mode in ("exact", "interpolated"):
+        strip = Call(partial(strip_attention, scale=0.3, tolerance=1e-2, mode=mode))
+        # The logits at the nodes, one multiplication each, are an elementwise product there.
+        logits = 2 * nodes * 48 if mode == "interpolated" else 0
+        assert count(strip, q, k, v).macs == count(strip, *meta, nodes=nodes).macs - logits
+
+
+def test_weights_behind_a_strip_are_live():
+    class Strip(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.query, self.key, self.value = nn.Linear(4, 2), nn.Linear(4, 2), nn.Linear(4, 6)
+
+        def forward(self, x_BNC: Tensor) -> Tensor:
+            q, k = (layer(x_BNC).transpose(1, 2) for layer in (self.query, self.key))
+            return strip_attention(q, k, self.value(x_BNC).unflatten(2, (2, 3)).transpose(1, 2), 0.5)
+
+    with torch.device("meta"):
+        module, x = Strip(), torch.zeros(1, 5, 4)
+    # Linears 4 → 2, 2 and 6 on five tokens, two heads of 5·5 pairs with 3 channels twice.
+    result = count(module, x)
+    assert result.part == Part(50, 5 * 40 + 2 * 25 * 6, 5 * 40 + 2 * 25 * 6)
+    assert result.dead == ()
+    assert count(module.to_empty(device="cpu"), torch.zeros(1, 5, 4)) == result
 
 
 def test_batches_count_whole():
