@@ -13,6 +13,7 @@ from nasseg.genes.gene import STAGES, STRIDES
 from nasseg.genes.genotype import Genotype
 from nasseg.models.counting import Count, count
 from nasseg.models.decoder import Decoder
+from nasseg.models.form import written_out
 
 WIDTHS = {
     "mit_b0": (32, 64, 160, 256),
@@ -62,11 +63,13 @@ def random_genotype(rng: random.Random) -> Genotype:
 def count_decoder(
     genotype: Genotype, channels: tuple[int, int, int, int], size: tuple[int, int], num_classes: int, device: str = "meta"
 ) -> Count:
-    """The independent count of the decoder built for these widths. The meta device is for large inputs; at small ones the CPU is faster."""
+    """The independent count of the decoder built for these widths, as written. The meta device is for large inputs; at small ones the CPU
+    is faster."""
     with torch.device("meta"):
         decoder = Decoder(genotype, channels, num_classes)
     maps = [torch.zeros(1, c, h, w, device=device) for c, (h, w) in zip(channels, stage_grids(size), strict=True)]
-    return count(decoder.to_empty(device=device), maps)
+    with written_out(decoder):
+        return count(decoder.to_empty(device=device), maps)
 
 
 def counted_parts(counted: Count, prefix: str = "") -> dict[str, Part]:

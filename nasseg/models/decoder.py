@@ -16,7 +16,7 @@ from nasseg.models.attention import AttentionMap, Mixing, OwnAttention, ReusedAt
 from nasseg.models.ffn import Ffn
 from nasseg.models.fusion import Fusion
 from nasseg.models.lpm import Lpm
-from nasseg.models.ops import Residual, block_mean, channels_last, init_block, stochastic_depth
+from nasseg.models.ops import Residual, block_mean, channels_last, init_block, plus, stochastic_depth
 
 
 class Stage(nn.Module):
@@ -61,9 +61,9 @@ class Stage(nn.Module):
         handed_on = None
         if isinstance(self.attention, OwnAttention):
             o_BCHW, handed_on = self.attention(x_BCHW, pooled)
-            x_BCHW = x_BCHW + self.drop_path(o_BCHW)
+            x_BCHW = plus(x_BCHW, self.drop_path(o_BCHW))
         elif isinstance(self.attention, ReusedAttention) and source is not None:
-            x_BCHW = x_BCHW + self.drop_path(self.attention(x_BCHW, pooled, source))
+            x_BCHW = plus(x_BCHW, self.drop_path(self.attention(x_BCHW, pooled, source)))
         elif isinstance(self.attention, UniformAttention):
             x_BCHW = x_BCHW + self.drop_path(self.attention(pooled))
         if self.lpm is not None:

@@ -1,7 +1,16 @@
 """From the decoded maps of the kept stages to logits.
 
 Maps come shallow to deep; the first one's grid is the fusion grid. T is the sum of their widths (after the projection), E the fusion width,
-K the number of classes.
+K the number of classes, H and W the fusion grid, h and w a map's own grid.
+
+As written, every map is brought to the fusion grid, all are concatenated, and a 1×1 convolution T → E reads the result. A 1×1 convolution
+mixes channels and a bilinear resize mixes positions, so they commute, and the rows of the resize sum to 1, so a bias commutes as well::
+
+    W [up(x_1), …, up(x_k)] = Σ_j up(W_j x_j),    W = [W_1, …, W_k]
+
+What is executed is the right-hand side: each map meets its slice of the weight on its own grid, 4 to 64 times smaller, and no map of T
+channels exists. A projection before it (x_j → P_j x_j + b_j) is multiplied into the slice where that is less work, and a BatchNorm in eval
+mode is the scale and the shift of W's rows. Names of weights, gradients and BatchNorm statistics are those of the form as written.
 """
 
 from __future__ import annotations
@@ -12,23 +21,41 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nasseg.models.ops import init_head, resize
+from nasseg.models.form import TwoForms
+from nasseg.models.ops import init_head, max_of_resized, mean_of_resized, plus, resize
+
+RESIZE_FIRST = 8
+"""A map that the weight makes so many times wider is resized before it: there the wide map's way through memory costs more than the
+multiplications it saves. Measured at E = 64 … 768 over c = 16 … 256 on a CPU: even at 8, half the time at 16, twice at 4."""
 
 
-class ConcatMix(nn.Module):
+class ConcatMix(TwoForms):
     """``ReLU(BN(Conv1x1_{T→E}(concat)))``, the convolution without bias: SegFormer, U-MixFormer, SCASeg."""
 
     def __init__(self, widths: Sequence[int], fusion_width: int) -> None:
         super().__init__()
+        self.widths = tuple(widths)
         self.conv = nn.Conv2d(sum(widths), fusion_width, 1, bias=False)
         self.norm = nn.BatchNorm2d(fusion_width)
 
-    def forward(self, aligned: Sequence[Tensor]) -> Tensor:
-        """Maps on one grid, shallow to deep → (B, E, H, W)."""
+    def forward(self, maps: Sequence[Tensor], projections: Sequence[nn.Module]) -> Tensor:
+        """Maps on their own grids, shallow to deep, and what projects each → (B, E, H, W)."""
+        if not self.as_written:
+            return self.executed(maps, projections)
+        grid = _grid(maps[0])
+        return self.written([resize(project(x_BChw), grid) for project, x_BChw in zip(projections, maps, strict=True)])
+
+    def written(self, aligned: Sequence[Tensor]) -> Tensor:
+        """The formula: projected maps on one grid → (B, E, H, W)."""
         return F.relu(self.norm(self.conv(torch.cat(tuple(aligned), dim=1))))
 
+    def executed(self, maps: Sequence[Tensor], projections: Sequence[nn.Module | None]) -> Tensor:
+        """The same sum, map by map."""
+        slices = torch.split(self.conv.weight.flatten(1), list(self.widths), dim=1)
+        return F.relu(normed(self.norm, list(zip(maps, slices, projections, strict=True)), _grid(maps[0])), inplace=True)
 
-class FcaMix(nn.Module):
+
+class FcaMix(ConcatMix):
     """CANet's feature cross attention (arXiv 1907.10958), 1×1 form: a spatial gate from the shallow map, a channel gate from the deep ones.
 
     With s the shallowest map and d the others, concatenated::
@@ -39,12 +66,13 @@ class FcaMix(nn.Module):
         out = ReLU(BN(Conv1x1_{E→E}(f·a_s·a_c + f)))
 
     Convolutions without bias. CANet uses 3×3 kernels; those are far outside the cost of this lineage.
+
+    The mean and the maximum of d are those of the resized maps; :func:`nasseg.models.ops.mean_of_resized` and ``max_of_resized`` take them
+    from the small ones.
     """
 
     def __init__(self, widths: Sequence[int], fusion_width: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(sum(widths), fusion_width, 1, bias=False)
-        self.norm = nn.BatchNorm2d(fusion_width)
+        super().__init__(widths, fusion_width)
         self.spatial = nn.Conv2d(widths[0], 1, 1, bias=False)
         self.spatial_norm = nn.BatchNorm2d(1)
         self.pool = nn.AdaptiveAvgPool2d(1)
@@ -52,16 +80,28 @@ class FcaMix(nn.Module):
         self.out = nn.Conv2d(fusion_width, fusion_width, 1, bias=False)
         self.out_norm = nn.BatchNorm2d(fusion_width)
 
-    def forward(self, aligned: Sequence[Tensor]) -> Tensor:
-        """Maps on one grid, shallow to deep → (B, E, H, W)."""
+    def written(self, aligned: Sequence[Tensor]) -> Tensor:
+        """The formula: projected maps on one grid → (B, E, H, W)."""
         shallow_BCHW, deep_BCHW = aligned[0], torch.cat(tuple(aligned[1:]), dim=1)
-        f_BEHW = F.relu(self.norm(self.conv(torch.cat((shallow_BCHW, deep_BCHW), dim=1))))
+        f_BEHW = super().written(aligned)
         spatial_B1HW = torch.sigmoid(self.spatial_norm(self.spatial(shallow_BCHW)))
         channel_BE11 = torch.sigmoid(self.channel(self.pool(deep_BCHW)) + self.channel(deep_BCHW.amax(dim=(2, 3), keepdim=True)))
         return F.relu(self.out_norm(self.out(torch.addcmul(f_BEHW, f_BEHW * spatial_B1HW, channel_BE11))))
 
+    def executed(self, maps: Sequence[Tensor], projections: Sequence[nn.Module | None]) -> Tensor:
+        """The same function; the deep maps are projected on their own grids, for the maximum reads them so."""
+        grid = _grid(maps[0])
+        deep = [x_BChw if project is None else project(x_BChw) for x_BChw, project in zip(maps[1:], projections[1:], strict=True)]
+        f_BEHW = super().executed([maps[0], *deep], [projections[0], *(None for _ in deep)])
+        spatial_B1HW = torch.sigmoid(normed(self.spatial_norm, [(maps[0], self.spatial.weight.flatten(1), projections[0])], grid))
+        mean_BD11 = torch.cat([mean_of_resized(x_BChw, grid) for x_BChw in deep], dim=1)
+        max_BD11 = torch.cat([max_of_resized(x_BChw, grid) for x_BChw in deep], dim=1)
+        channel_BE11 = torch.sigmoid(self.channel(mean_BD11) + self.channel(max_BD11))
+        gated_BEHW = torch.addcmul(f_BEHW, f_BEHW * spatial_B1HW, channel_BE11)
+        return F.relu(normed(self.out_norm, [(gated_BEHW, self.out.weight.flatten(1), None)], grid), inplace=True)
 
-MIXES: dict[str, type[ConcatMix] | type[FcaMix]] = {"concat": ConcatMix, "fca": FcaMix}
+
+MIXES: dict[str, type[ConcatMix]] = {"concat": ConcatMix, "fca": FcaMix}
 
 
 class Fusion(nn.Module):
@@ -84,7 +124,71 @@ class Fusion(nn.Module):
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """Maps (B, c_i, H_i, W_i) of the kept stages, shallow to deep → logits (B, K, H, W) on the first map's grid."""
-        grid = (maps[0].shape[2], maps[0].shape[3])
-        aligned = [resize(project(x_BCHW), grid) for project, x_BCHW in zip(self.project.values(), maps, strict=True)]
-        logits_BKHW: Tensor = self.classifier(self.dropout(self.mix(aligned)))
+        logits_BKHW: Tensor = self.classifier(self.dropout(self.mix(maps, list(self.project.values()))))
         return logits_BKHW
+
+
+Term = tuple[Tensor, Tensor, nn.Module | None]
+"""A map (B, c, h, w), the weight (E, P) of a 1×1 convolution, and what projects the map before it, c → P, if anything."""
+
+
+def normed(norm: nn.Module, terms: Sequence[Term], grid: tuple[int, int]) -> Tensor:
+    """``norm(Σ_j up(W_j project_j(x_j)))``, the first map on ``grid``: (B, E, H, W)."""
+    biases: list[Tensor] = []
+    sources: list[tuple[Tensor, Tensor]] = []
+    for x_BChw, weight_EP, project in terms:
+        if isinstance(project, nn.Conv2d) and _pays_to_compose(x_BChw, project, weight_EP):
+            weight_EC, bias_E = composed(weight_EP, project)
+            biases += [bias_E] if bias_E is not None else []
+            sources.append((x_BChw, weight_EC))
+        else:
+            sources.append((x_BChw if project is None else project(x_BChw), weight_EP))
+    total_E = torch.stack(biases).sum(dim=0) if biases else None
+    affine = scale_and_shift(norm)
+    if affine is None:
+        normed_BEHW: Tensor = norm(summed(sources, total_E, grid))
+        return normed_BEHW
+    scale_E, shift_E = affine
+    scaled = [(x_BChw, weight_EC * scale_E[:, None]) for x_BChw, weight_EC in sources]
+    return summed(scaled, shift_E if total_E is None else total_E * scale_E + shift_E, grid)
+
+
+def summed(sources: Sequence[tuple[Tensor, Tensor]], bias_E: Tensor | None, grid: tuple[int, int]) -> Tensor:
+    """``Σ_j up(W_j x_j) + bias`` for pairs of a map (B, c_j, h, w) and a weight (E, c_j), the first map on ``grid``: (B, E, H, W)."""
+    wide = [_grid(x_BChw) == grid or x_BChw.shape[1] * RESIZE_FIRST <= weight_EC.shape[0] for x_BChw, weight_EC in sources]
+    # What is as large as the result anyway meets the weight together.
+    aligned = [resize(x_BChw, grid) for (x_BChw, _), first in zip(sources, wide, strict=True) if first]
+    weights = [weight_EC for (_, weight_EC), first in zip(sources, wide, strict=True) if first]
+    x_BCHW, weight_EC = (aligned[0], weights[0]) if len(aligned) == 1 else (torch.cat(aligned, dim=1), torch.cat(weights, dim=1))
+    sum_BEHW = F.conv2d(x_BCHW, weight_EC[:, :, None, None], bias_E)
+    for (x_BChw, weight_EC), first in zip(sources, wide, strict=True):
+        if not first:
+            sum_BEHW = plus(resize(F.conv2d(x_BChw, weight_EC[:, :, None, None]), grid), sum_BEHW)
+    return sum_BEHW
+
+
+def composed(slice_EP: Tensor, project: nn.Conv2d) -> tuple[Tensor, Tensor | None]:
+    """The 1×1 convolution ``slice ∘ project`` as a weight (E, C) and a bias (E,)."""
+    weight_EC = slice_EP @ project.weight.flatten(1)
+    return weight_EC, None if project.bias is None else slice_EP @ project.bias
+
+
+def scale_and_shift(norm: nn.Module) -> tuple[Tensor, Tensor] | None:
+    """What a BatchNorm does to each channel in eval mode: ``x·scale + shift``. None where it reads the batch, and for anything else."""
+    if not isinstance(norm, nn.BatchNorm2d | nn.SyncBatchNorm) or norm.training or norm.running_mean is None or norm.running_var is None:
+        return None
+    scale_C = torch.rsqrt(norm.running_var + norm.eps)
+    if norm.weight is not None:
+        scale_C = scale_C * norm.weight
+    shift_C = -norm.running_mean * scale_C
+    return scale_C, shift_C if norm.bias is None else shift_C + norm.bias
+
+
+def _grid(x_BCHW: Tensor) -> tuple[int, int]:
+    return x_BCHW.shape[2], x_BCHW.shape[3]
+
+
+def _pays_to_compose(x_BChw: Tensor, project: nn.Conv2d, slice_EP: Tensor) -> bool:
+    """Whether E·P·c for the product of the weights and E·c a position are fewer multiplications than P·c + E·P a position."""
+    (e, p), c, positions = slice_EP.shape, project.in_channels, x_BChw.shape[2] * x_BChw.shape[3]
+    return e * p * c + e * c * positions < (p * c + e * p) * positions

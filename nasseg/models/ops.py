@@ -39,8 +39,7 @@ class Residual(nn.Module):
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """The input plus its branch."""
-        out: Tensor = x_BCHW + self.drop_path(self.branch(self.norm(x_BCHW)))
-        return out
+        return plus(x_BCHW, self.drop_path(self.branch(self.norm(x_BCHW))))
 
 
 def stochastic_depth(rate: float) -> nn.Module:
@@ -49,14 +48,29 @@ def stochastic_depth(rate: float) -> nn.Module:
     return made
 
 
+def plus(x_BCHW: Tensor, branch_BCHW: Tensor) -> Tensor:
+    """``x + branch``, written over the branch where that has the sum's shape and type: one map less in memory.
+
+    The branch must be the caller's alone, and made by an operation whose gradient does not read its result: a linear map, a resize, a
+    product with a mask.
+    """
+    if branch_BCHW.shape == x_BCHW.shape and branch_BCHW.dtype == x_BCHW.dtype:
+        return branch_BCHW.add_(x_BCHW)
+    return x_BCHW + branch_BCHW
+
+
 def to_tokens(x_BCHW: Tensor) -> Tensor:
     """BCHW → BNC, row by row; a view when the map lies channels-last."""
     return x_BCHW.flatten(2).transpose(1, 2)
 
 
 def to_map(x_BNC: Tensor, grid: tuple[int, int]) -> Tensor:
-    """BNC → BCHW with ``grid`` = (H, W); a channels-last view when the tokens are contiguous."""
-    return torch.unflatten(x_BNC.transpose(1, 2), 2, grid)
+    """BNC → BCHW with ``grid`` = (H, W); a channels-last view when the tokens are contiguous.
+
+    The tokens are unfolded before the channels move: the other way round the view of a single image gets a batch stride of C, PyTorch then
+    takes the map for channels-first, and every resize, convolution and sum behind it changes layouts.
+    """
+    return torch.unflatten(x_BNC, 1, grid).permute(0, 3, 1, 2)
 
 
 def split_heads(x_BNC: Tensor, heads: int) -> Tensor:
@@ -74,6 +88,42 @@ def resize(x_BCHW: Tensor, size: tuple[int, int]) -> Tensor:
     if x_BCHW.shape[2] == size[0] and x_BCHW.shape[3] == size[1]:
         return x_BCHW
     return F.interpolate(x_BCHW, size=size, mode="bilinear", align_corners=False)
+
+
+def mean_of_resized(x_BChw: Tensor, size: tuple[int, int]) -> Tensor:
+    """``mean_HW(resize(x, size))``, (B, C, 1, 1).
+
+    To a whole multiple of its grid every pixel gives the same total of weight, those at the border too: what a border pixel lacks on its
+    outer side the clamping gives back. So the mean is that of the small map.
+    """
+    height, width = x_BChw.shape[2], x_BChw.shape[3]
+    whole = size[0] % height == 0 and size[1] % width == 0
+    return (x_BChw if whole else resize(x_BChw, size)).mean(dim=(2, 3), keepdim=True)
+
+
+def max_of_resized(x_BChw: Tensor, size: tuple[int, int]) -> Tensor:
+    """``max_HW(resize(x, size))``, (B, C, 1, 1).
+
+    Between four pixels the resized map is linear along either axis, so of the samples there the largest is one of the outermost four. To a
+    whole multiple of the grid only those are computed.
+    """
+    height, width = x_BChw.shape[2], x_BChw.shape[3]
+    if size[0] % height == 0 and size[1] % width == 0:
+        x_BChw = _outermost(_outermost(x_BChw, 2, size[0] // height), 3, size[1] // width)
+    else:
+        x_BChw = resize(x_BChw, size)
+    return x_BChw.amax(dim=(2, 3), keepdim=True)
+
+
+def _outermost(x_BChw: Tensor, axis: int, scale: int) -> Tensor:
+    """Per pair of neighbours the first and the last of the samples that lie between them, and what lies outside of all pairs."""
+    if scale % 2:
+        return x_BChw  # the samples start at the pixels themselves
+    pairs = x_BChw.shape[axis] - 1
+    low, high = x_BChw.narrow(axis, 0, pairs), x_BChw.narrow(axis, 1, pairs)
+    step = 0.5 / scale
+    inner = [torch.lerp(low, high, step), torch.lerp(high, low, step)]
+    return torch.cat([x_BChw.narrow(axis, 0, 1), *inner, x_BChw.narrow(axis, pairs, 1)], dim=axis)
 
 
 def block_mean(x_BCHW: Tensor, ratio: int, stride: int) -> Tensor:
@@ -119,5 +169,8 @@ def zero_bias(module: nn.Module) -> None:
 
 
 def channels_last(x_BCHW: Tensor) -> Tensor:
-    """The map with its channels contiguous in memory: one copy, or none where it lies so already."""
-    return x_BCHW.contiguous(memory_format=torch.channels_last)
+    """The map with its channels contiguous in memory: one copy, or none where it lies so already.
+
+    Either way its strides are those that PyTorch knows as channels-last, of the batch as well (:func:`to_map`).
+    """
+    return to_map(to_tokens(x_BCHW.contiguous(memory_format=torch.channels_last)), (x_BCHW.shape[2], x_BCHW.shape[3]))

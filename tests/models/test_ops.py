@@ -20,7 +20,10 @@ from nasseg.models.ops import (
     block_mean,
     channels_last,
     init_block,
+    max_of_resized,
+    mean_of_resized,
     merge_heads,
+    plus,
     resize,
     split_heads,
     stochastic_depth,
@@ -76,7 +79,38 @@ def test_maps_and_tokens_share_memory() -> None:
     back = to_map(tokens, (16, 24))
     assert torch.equal(back, x_BCHW)
     assert back.data_ptr() == x_BCHW.data_ptr()
-    assert channels_last(x_BCHW) is x_BCHW
+    assert channels_last(x_BCHW).data_ptr() == x_BCHW.data_ptr()
+
+
+def test_a_single_image_is_channels_last_to_pytorch_too() -> None:
+    # Strides of (C, 1, W·C, C) hold the same numbers, and make PyTorch resize channel by channel into a map laid out channels-first.
+    made = (4 * 6 * 8, 1, 6 * 8, 8)
+    tokens = torch.randn(4 * 6, 8)[None].as_strided((1, 4 * 6, 8), (8, 8, 1))
+    assert to_map(tokens, (4, 6)).stride() == made
+    assert channels_last(tokens.transpose(1, 2).unflatten(2, (4, 6))).stride() == made
+    assert channels_last(torch.randn(1, 8, 4, 6)).stride() == made
+    assert resize(to_map(tokens, (4, 6)), (8, 12)).stride() == (8 * 12 * 8, 1, 12 * 8, 8)
+
+
+@settings(deadline=None, max_examples=80)
+@given(rows=st.integers(1, 5), columns=st.integers(1, 5), scales=st.tuples(st.integers(1, 9), st.integers(1, 9)), seed=st.integers(0, 99))
+def test_mean_and_maximum_of_a_resized_map_come_from_the_small_one(rows: int, columns: int, scales: tuple[int, int], seed: int) -> None:
+    x_BChw = torch.randn(2, 3, rows, columns, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    for size in ((rows * scales[0], columns * scales[1]), (rows + scales[0], columns + scales[1])):
+        large_BCHW = resize(x_BChw, size)
+        torch.testing.assert_close(mean_of_resized(x_BChw, size), large_BCHW.mean((2, 3), keepdim=True))
+        torch.testing.assert_close(max_of_resized(x_BChw, size), large_BCHW.amax((2, 3), keepdim=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_plus_writes_over_the_branch_where_it_can(dtype: torch.dtype) -> None:
+    x_BCHW, branch = torch.ones(1, 2, 3, 3), torch.full((1, 2, 3, 3), 2.0, dtype=dtype)
+    out = plus(x_BCHW, branch)
+    assert out.dtype == torch.float32
+    assert torch.equal(out, torch.full((1, 2, 3, 3), 3.0))
+    assert (out is branch) == (dtype == torch.float32)
+    assert torch.equal(plus(x_BCHW, torch.ones(1, 2, 1, 1)), torch.full((1, 2, 3, 3), 2.0))
+    assert torch.equal(x_BCHW, torch.ones(1, 2, 3, 3))
 
 
 def test_norm_and_residual_keep_channels_last() -> None:
