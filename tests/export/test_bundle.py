@@ -132,6 +132,21 @@ def test_bundle_predictor_serves_evaluation_by_module_and_by_onnx(made: Path):
     assert found[0] == pytest.approx(found[1], abs=0.05)
 
 
+def test_a_bundle_is_measured_in_bf16(made: Path):
+    data = open_data("synthetic?train=2&val=2&size=48x64")
+    forward, facts = bundle_predictor(made)
+
+    def in_bf16(x_BCHW: torch.Tensor) -> torch.Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return forward(x_BCHW)
+
+    options = {"num_classes": 11, "classes": facts.classes, "size": facts.size, "mean": facts.mean, "std": facts.std}
+    plain, rounded = (evaluate(predict, data.split("val"), **options) for predict in (forward, in_bf16))
+    assert rounded.values == pytest.approx(plain.values, abs=1.0)
+    x = torch.randn(1, 3, 64, 64)
+    assert 0 < (in_bf16(x) - forward(x)).abs().max() < 0.02 * forward(x).abs().max()
+
+
 def test_a_bundle_is_replaced_only_when_told_and_only_if_it_is_one(copy: Path, quick: None):
     run = make_run(copy.parent / "run", name="canet_fca").path
     with pytest.raises(BundleError, match="a bundle lies there already; choose another --out, or replace it with --force"):
