@@ -8,9 +8,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from kits_export import tiny_network
+from kits_model import covering_cases, tiny_model
 from torch import Tensor, nn
 
 from nasseg.models.folding import Folded, Folding, fold
+
+CASES = covering_cases()
 
 
 def filled(module: nn.Module) -> nn.Module:
@@ -252,3 +255,12 @@ def test_whole_networks(backbone: str, name: str, left: int):
     assert len(result.what.left) == left
     assert operations(result).count("batch_norm") == left
     assert set(result.module.state_dict()) & {f"{norm}.running_mean" for norm, _ in result.what.pairs} == set()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_value_of_every_gene(name: str):
+    result = folded(tiny_model(CASES[name]), 2, 3, 64, 96)
+    # The fusion's norms are arithmetic on its weights, all others of a decoder stand behind a convolution.
+    assert result.what.left == ()
+    assert result.what.constants > 0
+    assert not any("running_var" in weight for weight in result.module.state_dict())
