@@ -15,18 +15,22 @@ mode is the scale and the shift of W's rows. Names of weights, gradients and Bat
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nasseg.models.form import TwoForms
-from nasseg.models.ops import init_head, max_of_resized, mean_of_resized, plus, resize
+from nasseg.models.ops import bands, in_bands, init_head, max_of_resized, mean_of_resized, plus, resize, resized_rows
 
 RESIZE_FIRST = 8
 """A map that the weight makes so many times wider is resized before it: there the wide map's way through memory costs more than the
 multiplications it saves. Measured at E = 64 … 768 over c = 16 … 256 on a CPU: even at 8, half the time at 16, twice at 4."""
+
+
+Rows = Callable[[tuple[int, int]], Tensor]
+"""A map by rows: (first, last + 1) → (B, E, rows, W)."""
 
 
 class ConcatMix(TwoForms):
@@ -40,19 +44,20 @@ class ConcatMix(TwoForms):
 
     def forward(self, maps: Sequence[Tensor], projections: Sequence[nn.Module]) -> Tensor:
         """Maps on their own grids, shallow to deep, and what projects each → (B, E, H, W)."""
+        grid = grid_of(maps[0])
         if not self.as_written:
-            return self.executed(maps, projections)
-        grid = _grid(maps[0])
+            return self.executed(maps, projections)((0, grid[0]))
         return self.written([resize(project(x_BChw), grid) for project, x_BChw in zip(projections, maps, strict=True)])
 
     def written(self, aligned: Sequence[Tensor]) -> Tensor:
         """The formula: projected maps on one grid → (B, E, H, W)."""
         return F.relu(self.norm(self.conv(torch.cat(tuple(aligned), dim=1))))
 
-    def executed(self, maps: Sequence[Tensor], projections: Sequence[nn.Module | None]) -> Tensor:
-        """The same sum, map by map."""
+    def executed(self, maps: Sequence[Tensor], projections: Sequence[nn.Module | None], *, banded: bool = False) -> Rows:
+        """The same function, map by map, for any rows of the fusion grid."""
         slices = torch.split(self.conv.weight.flatten(1), list(self.widths), dim=1)
-        return F.relu(normed(self.norm, list(zip(maps, slices, projections, strict=True)), _grid(maps[0])), inplace=True)
+        inner = normed(self.norm, list(zip(maps, slices, projections, strict=True)), grid_of(maps[0]), banded=banded)
+        return lambda rows: F.relu(inner(rows), inplace=True)
 
 
 class FcaMix(ConcatMix):
@@ -88,17 +93,23 @@ class FcaMix(ConcatMix):
         channel_BE11 = torch.sigmoid(self.channel(self.pool(deep_BCHW)) + self.channel(deep_BCHW.amax(dim=(2, 3), keepdim=True)))
         return F.relu(self.out_norm(self.out(torch.addcmul(f_BEHW, f_BEHW * spatial_B1HW, channel_BE11))))
 
-    def executed(self, maps: Sequence[Tensor], projections: Sequence[nn.Module | None]) -> Tensor:
+    def executed(self, maps: Sequence[Tensor], projections: Sequence[nn.Module | None], *, banded: bool = False) -> Rows:
         """The same function; the deep maps are projected on their own grids, for the maximum reads them so."""
-        grid = _grid(maps[0])
+        grid = grid_of(maps[0])
         deep = [x_BChw if project is None else project(x_BChw) for x_BChw, project in zip(maps[1:], projections[1:], strict=True)]
-        f_BEHW = super().executed([maps[0], *deep], [projections[0], *(None for _ in deep)])
-        spatial_B1HW = torch.sigmoid(normed(self.spatial_norm, [(maps[0], self.spatial.weight.flatten(1), projections[0])], grid))
+        f_of = super().executed([maps[0], *deep], [projections[0], *(None for _ in deep)], banded=banded)
+        spatial_of = normed(self.spatial_norm, [(maps[0], self.spatial.weight.flatten(1), projections[0])], grid, banded=banded)
         mean_BD11 = torch.cat([mean_of_resized(x_BChw, grid) for x_BChw in deep], dim=1)
         max_BD11 = torch.cat([max_of_resized(x_BChw, grid) for x_BChw in deep], dim=1)
         channel_BE11 = torch.sigmoid(self.channel(mean_BD11) + self.channel(max_BD11))
-        gated_BEHW = torch.addcmul(f_BEHW, f_BEHW * spatial_B1HW, channel_BE11)
-        return F.relu(normed(self.out_norm, [(gated_BEHW, self.out.weight.flatten(1), None)], grid), inplace=True)
+
+        def out_of(rows: tuple[int, int]) -> Tensor:
+            f_BERW = f_of(rows)
+            gated_BERW = torch.addcmul(f_BERW, f_BERW * torch.sigmoid(spatial_of(rows)), channel_BE11)
+            last = normed(self.out_norm, [(gated_BERW, self.out.weight.flatten(1), None)], grid_of(gated_BERW), banded=banded)
+            return F.relu(last((0, gated_BERW.shape[2])), inplace=True)
+
+        return out_of
 
 
 MIXES: dict[str, type[ConcatMix]] = {"concat": ConcatMix, "fca": FcaMix}
@@ -124,16 +135,23 @@ class Fusion(nn.Module):
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """Maps (B, c_i, H_i, W_i) of the kept stages, shallow to deep → logits (B, K, H, W) on the first map's grid."""
-        logits_BKHW: Tensor = self.classifier(self.dropout(self.mix(maps, list(self.project.values()))))
-        return logits_BKHW
+        projections = list(self.project.values())
+        rows = [] if self.training or self.mix.as_written else bands(maps[0], self.classifier.in_channels)
+        if len(rows) < 2 or any(maps[0].shape[2] % x_BChw.shape[2] for x_BChw in maps):
+            logits_BKHW: Tensor = self.classifier(self.dropout(self.mix(maps, projections)))
+            return logits_BKHW
+        # Nothing is learned from this pass: the fused map of E channels is made and read a few rows at a time.
+        fused = self.mix.executed(maps, projections, banded=True)
+        parts = (self.classifier(fused(band)) for band in rows)
+        return in_bands(parts, rows, maps[0].shape[2])
 
 
 Term = tuple[Tensor, Tensor, nn.Module | None]
 """A map (B, c, h, w), the weight (E, P) of a 1×1 convolution, and what projects the map before it, c → P, if anything."""
 
 
-def normed(norm: nn.Module, terms: Sequence[Term], grid: tuple[int, int]) -> Tensor:
-    """``norm(Σ_j up(W_j project_j(x_j)))``, the first map on ``grid``: (B, E, H, W)."""
+def normed(norm: nn.Module, terms: Sequence[Term], grid: tuple[int, int], *, banded: bool) -> Rows:
+    """``norm(Σ_j up(W_j project_j(x_j)))``, the first map on ``grid``, by rows. A norm that reads the batch is given all rows at once."""
     biases: list[Tensor] = []
     sources: list[tuple[Tensor, Tensor]] = []
     for x_BChw, weight_EP, project in terms:
@@ -146,25 +164,36 @@ def normed(norm: nn.Module, terms: Sequence[Term], grid: tuple[int, int]) -> Ten
     total_E = torch.stack(biases).sum(dim=0) if biases else None
     affine = scale_and_shift(norm)
     if affine is None:
-        normed_BEHW: Tensor = norm(summed(sources, total_E, grid))
-        return normed_BEHW
+        plain = summed(sources, total_E, grid, banded=banded)
+        return lambda rows: norm(plain(rows))
     scale_E, shift_E = affine
     scaled = [(x_BChw, weight_EC * scale_E[:, None]) for x_BChw, weight_EC in sources]
-    return summed(scaled, shift_E if total_E is None else total_E * scale_E + shift_E, grid)
+    return summed(scaled, shift_E if total_E is None else total_E * scale_E + shift_E, grid, banded=banded)
 
 
-def summed(sources: Sequence[tuple[Tensor, Tensor]], bias_E: Tensor | None, grid: tuple[int, int]) -> Tensor:
-    """``Σ_j up(W_j x_j) + bias`` for pairs of a map (B, c_j, h, w) and a weight (E, c_j), the first map on ``grid``: (B, E, H, W)."""
-    wide = [_grid(x_BChw) == grid or x_BChw.shape[1] * RESIZE_FIRST <= weight_EC.shape[0] for x_BChw, weight_EC in sources]
+def summed(sources: Sequence[tuple[Tensor, Tensor]], bias_E: Tensor | None, grid: tuple[int, int], *, banded: bool = False) -> Rows:
+    """``Σ_j up(W_j x_j) + bias`` for pairs of a map (B, c_j, h, w) and a weight (E, c_j), the first map on ``grid``: (B, E, rows, W).
+
+    ``banded`` promises that few rows are asked for at a time; the wide map then costs no way through memory.
+    """
+    late: list[tuple[Tensor, Tensor]] = []
+    early: list[Tensor] = []
+    for x_BChw, weight_EC in sources:
+        if grid_of(x_BChw) == grid or (not banded and x_BChw.shape[1] * RESIZE_FIRST <= weight_EC.shape[0]):
+            late.append((resize(x_BChw, grid), weight_EC))
+        else:
+            early.append(F.conv2d(x_BChw, weight_EC[:, :, None, None]))
     # What is as large as the result anyway meets the weight together.
-    aligned = [resize(x_BChw, grid) for (x_BChw, _), first in zip(sources, wide, strict=True) if first]
-    weights = [weight_EC for (_, weight_EC), first in zip(sources, wide, strict=True) if first]
-    x_BCHW, weight_EC = (aligned[0], weights[0]) if len(aligned) == 1 else (torch.cat(aligned, dim=1), torch.cat(weights, dim=1))
-    sum_BEHW = F.conv2d(x_BCHW, weight_EC[:, :, None, None], bias_E)
-    for (x_BChw, weight_EC), first in zip(sources, wide, strict=True):
-        if not first:
-            sum_BEHW = plus(resize(F.conv2d(x_BChw, weight_EC[:, :, None, None]), grid), sum_BEHW)
-    return sum_BEHW
+    x_BCHW, joined_EC = late[0] if len(late) == 1 else (torch.cat([x for x, _ in late], dim=1), torch.cat([w for _, w in late], dim=1))
+
+    def sum_of(rows: tuple[int, int]) -> Tensor:
+        whole = rows == (0, grid[0])
+        sum_BERW = F.conv2d(x_BCHW if whole else x_BCHW[:, :, slice(*rows)], joined_EC[:, :, None, None], bias_E)
+        for y_BEhw in early:
+            sum_BERW = plus(resize(y_BEhw, grid) if whole else resized_rows(y_BEhw, grid, rows), sum_BERW)
+        return sum_BERW
+
+    return sum_of
 
 
 def composed(slice_EP: Tensor, project: nn.Conv2d) -> tuple[Tensor, Tensor | None]:
@@ -184,7 +213,7 @@ def scale_and_shift(norm: nn.Module) -> tuple[Tensor, Tensor] | None:
     return scale_C, shift_C if norm.bias is None else shift_C + norm.bias
 
 
-def _grid(x_BCHW: Tensor) -> tuple[int, int]:
+def grid_of(x_BCHW: Tensor) -> tuple[int, int]:
     return x_BCHW.shape[2], x_BCHW.shape[3]
 
 

@@ -18,6 +18,11 @@ from torch import Tensor, nn
 
 PAD_MULTIPLE = 32
 """Inputs are padded to a multiple of this, so every stage map divides evenly down to the deepest one."""
+BAND = 2**21
+"""Bytes of an intermediate map that is taken in bands (:func:`bands`). From 1 to 4 MiB it makes no difference on a core with 1 MiB of its
+own and 32 MiB shared."""
+SHORTEST_BAND = 16
+"""Rows. What lies around a band is computed again: a row on either side for a 3×3 convolution, up to 8 for a resize."""
 
 
 class ChannelNorm(nn.LayerNorm):
@@ -124,6 +129,47 @@ def _outermost(x_BChw: Tensor, axis: int, scale: int) -> Tensor:
     step = 0.5 / scale
     inner = [torch.lerp(low, high, step), torch.lerp(high, low, step)]
     return torch.cat([x_BChw.narrow(axis, 0, 1), *inner, x_BChw.narrow(axis, pairs, 1)], dim=axis)
+
+
+def resized_rows(x_BChw: Tensor, size: tuple[int, int], rows: tuple[int, int]) -> Tensor:
+    """Rows ``rows[0]`` … ``rows[1] - 1`` of ``resize(x, size)``, from the rows of x that they read: (B, C, rows, W).
+
+    ``size`` is a whole multiple of the map's height.
+    """
+    top, bottom = rows
+    height, scale = x_BChw.shape[2], size[0] // x_BChw.shape[2]
+    # Row o lies at (o + 1/2)/scale - 1/2, between the row of x there and the next one.
+    low = max((2 * top + 1 - scale) // (2 * scale), 0)
+    high = min((2 * bottom - 1 - scale) // (2 * scale) + 2, height)
+    near_BCRW = resize(x_BChw[:, :, low:high], ((high - low) * scale, size[1]))
+    return near_BCRW[:, :, top - low * scale : bottom - low * scale]
+
+
+def bands(x_BCHW: Tensor, width: int) -> list[tuple[int, int]]:
+    """Rows of a map, (first, last + 1), to be taken at a time through an intermediate map of ``width`` channels.
+
+    Where nothing is kept for a gradient, on a CPU, an intermediate map is wanted for a moment only. Taken in bands of :data:`BAND` bytes
+    it stays in the cache; taken whole it is written to fresh memory, which the system has to hand out page by page, and read back.
+    Elsewhere, in a compiled or exported program too, there is one band.
+    """
+    height = x_BCHW.shape[2]
+    if torch.is_grad_enabled() or torch.compiler.is_compiling() or x_BCHW.device.type != "cpu":
+        return [(0, height)]
+    whole = x_BCHW.shape[0] * width * height * x_BCHW.shape[3] * x_BCHW.element_size()
+    step = -(-height // max(min(whole // BAND, height // SHORTEST_BAND), 1))
+    return [(top, min(top + step, height)) for top in range(0, height, step)]
+
+
+def in_bands(parts: Iterable[Tensor], rows: Iterable[tuple[int, int]], height: int) -> Tensor:
+    """Parts (B, C, last - first, W) of a map of ``height`` rows, each made when the one before it is in its place: (B, C, H, W)."""
+    out_BCHW: Tensor | None = None
+    for (top, bottom), part_BCRW in zip(rows, parts, strict=True):
+        if out_BCHW is None:
+            shape = (*part_BCRW.shape[:2], height, part_BCRW.shape[3])
+            out_BCHW = torch.empty(shape, dtype=part_BCRW.dtype, device=part_BCRW.device, memory_format=torch.channels_last)
+        out_BCHW[:, :, top:bottom] = part_BCRW
+    assert out_BCHW is not None, "no rows"
+    return out_BCHW
 
 
 def block_mean(x_BCHW: Tensor, ratio: int, stride: int) -> Tensor:

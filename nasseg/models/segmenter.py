@@ -11,7 +11,7 @@ from nasseg.errors import ConfigError, Problem
 from nasseg.genes.genotype import Genotype
 from nasseg.models.backbones.registry import create_backbone, describe_backbone
 from nasseg.models.decoder import Decoder
-from nasseg.models.ops import PAD_MULTIPLE
+from nasseg.models.ops import PAD_MULTIPLE, channels_last
 
 
 class SegModel(nn.Module):
@@ -48,7 +48,8 @@ class SegModel(nn.Module):
         below, right = -x_BCHW.shape[2] % PAD_MULTIPLE, -x_BCHW.shape[3] % PAD_MULTIPLE
         if below or right:
             x_BCHW = F.pad(x_BCHW, (0, right, 0, below))
-        logits_BKhw: Tensor = self.decoder(self.backbone(x_BCHW))
+        # The image is the smallest map there is; with its channels last, so come all that follow, and no layout changes on the way.
+        logits_BKhw: Tensor = self.decoder(self.backbone(channels_last(x_BCHW)))
         return logits_BKhw
 
 

@@ -8,23 +8,27 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kits_model import features
+from kits_model import features, fill
 from torch import nn
 
+from nasseg.models import ops
 from nasseg.models.ffn import Ffn
 from nasseg.models.fusion import Fusion
 from nasseg.models.lpm import Lpm
 from nasseg.models.ops import (
     ChannelNorm,
     Residual,
+    bands,
     block_mean,
     channels_last,
+    in_bands,
     init_block,
     max_of_resized,
     mean_of_resized,
     merge_heads,
     plus,
     resize,
+    resized_rows,
     split_heads,
     stochastic_depth,
     to_map,
@@ -100,6 +104,59 @@ def test_mean_and_maximum_of_a_resized_map_come_from_the_small_one(rows: int, co
         large_BCHW = resize(x_BChw, size)
         torch.testing.assert_close(mean_of_resized(x_BChw, size), large_BCHW.mean((2, 3), keepdim=True))
         torch.testing.assert_close(max_of_resized(x_BChw, size), large_BCHW.amax((2, 3), keepdim=True))
+
+
+@settings(deadline=None, max_examples=80)
+@given(
+    height=st.integers(1, 6),
+    scale=st.tuples(st.integers(1, 9), st.integers(1, 3)),
+    cut=st.tuples(st.floats(0, 1), st.floats(0, 1)),
+    odd=st.booleans(),
+)
+def test_rows_of_a_resized_map_are_those_of_the_whole(height: int, scale: tuple[int, int], cut: tuple[float, float], odd: bool) -> None:
+    x_BChw = torch.randn(2, 3, height, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(height))
+    size = (height * scale[0], 4 * scale[1] + odd)
+    top = min(int(min(cut) * size[0]), size[0] - 1)
+    bottom = max(round(max(cut) * size[0]), top + 1)
+    rows = resized_rows(x_BChw, size, (top, bottom))
+    assert rows.shape[2] == bottom - top
+    torch.testing.assert_close(rows, resize(x_BChw, size)[:, :, top:bottom])
+
+
+def test_bands_hold_every_row_once_and_are_for_passes_without_gradients() -> None:
+    # A row of 128 channels × 64 pixels × 4 bytes is 32 KiB, 64 rows a band.
+    x_BCHW = torch.zeros(1, 8, 640, 64)
+    with torch.no_grad():
+        assert bands(x_BCHW, 128) == [(top, top + 64) for top in range(0, 640, 64)]
+        assert bands(x_BCHW[:, :, :100], 128) == [(0, 100)]
+        assert bands(x_BCHW[:, :, :150], 128) == [(0, 75), (75, 150)]
+        # No shorter than 16 rows, whatever they hold.
+        assert bands(torch.zeros(1, 8, 32, 4096), 1024) == [(0, 16), (16, 32)]
+        assert bands(x_BCHW.to("meta"), 128) == [(0, 640)]
+    assert bands(x_BCHW, 128) == [(0, 640)]
+
+
+def test_bands_are_put_together_in_their_places() -> None:
+    x_BCHW = features()[0]
+    rows = [(0, 5), (5, 6), (6, 16)]
+    whole = in_bands((x_BCHW[:, :, a:b].to(torch.bfloat16) for a, b in rows), rows, 16)
+    assert whole.dtype == torch.bfloat16
+    assert whole.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(whole, x_BCHW.to(torch.bfloat16))
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("depthwise", [True, False])
+def test_the_feed_forward_branch_by_bands(depthwise: bool, batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    ffn = fill(Ffn(8, 2, depthwise)).eval()
+    x_BCHW = channels_last(features(batch)[0])
+    whole = ffn(x_BCHW).detach()
+    monkeypatch.setattr(ops, "BAND", 1)
+    for shortest in (1, 3, 5, 15):
+        monkeypatch.setattr(ops, "SHORTEST_BAND", shortest)
+        with torch.no_grad():
+            assert len(bands(x_BCHW, 16)) > 1 or shortest == 15
+            torch.testing.assert_close(ffn(x_BCHW), whole)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
