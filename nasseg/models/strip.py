@@ -1,17 +1,16 @@
 """Attention with one channel per head in linear time: the strips of MetaSeg (arXiv 2408.07576) and SCASeg (2411.17061, Eqs. 1-4).
 
 With rank 1 a head's output is a function of one number, f(q) = Σ_j e^{s q k_j} v_j / Σ_j e^{s q k_j}: a softmax mean, smooth in q. It is
-evaluated exactly at G Chebyshev nodes over the range of the queries and interpolated at the N queries. That is O((N + M)·G) instead of
-O(N·M), with no map in memory, in the backward pass as well. G follows from the range of s·q·k by a proven bound, whose derivation and
-source stand in :mod:`nasseg.models.strip_bound`; where the range is too wide, or N·M too small to gain, the exact form runs.
+evaluated exactly, with its slope, at the ends of P panels over the range of the queries, and interpolated at the N queries by the cubic of
+each panel: four rows of a small table a query, whatever P. That is O(N + M·P) instead of O(N·M), with no map in memory, in the backward
+pass as well. P follows from the range of s·q·k by a proven bound, whose derivation and source stand in :mod:`nasseg.models.strip_bound`;
+where the range is too wide, or N·M too small to gain, the exact form runs.
 
-Letters: B batch, h heads, N queries, M keys, d channels of a value, G nodes, X = B·h; s the scale.
+Letters: B batch, h heads, N queries, M keys, d channels of a value, P panels, G = P + 1 nodes, X = B·h, Y = B·N·h; s the scale.
 """
 
 from __future__ import annotations
 
-import math
-from functools import lru_cache
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
@@ -20,7 +19,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from nasseg.errors import ConfigError, Problem
-from nasseg.models.strip_bound import nodes_for
+from nasseg.models.strip_bound import panels_for
 
 Mode = Literal["auto", "exact", "interpolated"]
 
@@ -33,20 +32,25 @@ FINEST = 1e-12
 FLOAT32_FLOOR = 1e-5
 """Below this tolerance all work is done in float64: float32 arithmetic alone errs by up to a few 1e-6."""
 
-NODE_COST, START_COST = 1.2, 150_000
-"""Measured crossover, in units of one exact (query, key) pair: one (query, node) pair costs NODE_COST, a call START_COST.
-``bench/attention.py --crossover`` measures both; values of 2 threads of an AVX-512 CPU, d = 32, forward with backward."""
+NODE_COST, QUERY_COST, START_COST = 3.0, 13.0, 100_000
+"""Measured crossover, in units of one exact (query, key) pair: what a (node, key) pair, a query and a call cost, forward with backward.
+``bench/attention.py --crossover`` measures them; values of 2 threads of an AVX-512 CPU, d = 32. Not measured on a GPU yet."""
 
-_CHUNK = 65_536  # (query, node) pairs per thread and step: the weights of a step stay in the second-level cache
-_CHUNK_CUDA = 1 << 25
-_AWAY = 1e-25  # added to t - x_g, so that a query on a node divides by no zero: far below any other difference, far above underflow
+_ROWS = 2048  # queries collected at a time in the backward pass: their terms stay in the cache
+_ROWS_CUDA = 1 << 18
+_PAIRS = 1 << 22  # of the map held at a time in the exact backward pass of compiled code
+_WIDEST = 1e37  # a range of queries whose width float32 can hold
 
 
 class Ranges(NamedTuple):
-    """What decides over form and precision: T = |s|·R·Δ (see :mod:`strip_bound`) and the largest |s·q·(k - middle)|, over all heads."""
+    """What decides over form and precision, the largest over all heads."""
 
     product: float
+    """T = |s|·R·Δ of :mod:`strip_bound`."""
     logit: float
+    """|s·q·(k - middle of the keys)|."""
+    query: float
+    """Half-width of the queries' range, R."""
 
 
 def strip_attention(
@@ -59,11 +63,12 @@ def strip_attention(
     derivatives. Inputs may be float32, float64, bfloat16 or float16; the work is done in float32 (float64 where the input, a tolerance
     below 1e-5 or very large logits ask for it) and the result has the type of v, whose own rounding comes on top.
 
-    ``mode``: ``interpolated`` uses nodes wherever the bound allows (T up to 67 at 1e-4) and the exact form beyond; ``exact`` never does;
-    ``auto`` interpolates where that is cheaper as well (:func:`interpolates`). The exact form is ``scaled_dot_product_attention``.
+    ``mode``: ``interpolated`` interpolates wherever the bound allows (a range product up to 276 at 1e-4) and uses the exact form beyond;
+    ``exact`` never interpolates; ``auto`` does where that is cheaper as well (:func:`interpolates`). The exact form is
+    ``scaled_dot_product_attention``.
 
     Under ``torch.compile`` the call is one opaque operator, ``nasseg::strip_attention``. Under ``torch.export``, and so in ONNX, the exact
-    form is written: the number of nodes depends on the data, and a program keeps its bound only if it can look at them.
+    form is written: the number of panels depends on the data, and a program keeps its bound only if it can look at them.
 
     The bounds hold for PyTorch's default matmul precision; ``set_float32_matmul_precision("high")`` adds the rounding of TF32.
 
@@ -78,9 +83,10 @@ def strip_attention(
     return _attend(q_BhN, k_BhM, v_BhMd, scale, tolerance, mode)
 
 
-def interpolates(batch_heads: int, queries: int, keys: int, nodes: int) -> bool:
-    """Whether G nodes are cheaper than the exact form: ``X·G·(NODE_COST·N + 2M) + START_COST < X·N·M``, in exact pairs."""
-    return batch_heads * nodes * (NODE_COST * queries + 2 * keys) + START_COST < batch_heads * queries * keys
+def interpolates(batch_heads: int, queries: int, keys: int, panels: int) -> bool:
+    """Whether P panels are cheaper than the exact form: ``X·(NODE_COST·(P + 1)·M + QUERY_COST·N) + START_COST < X·N·M``, in exact pairs."""
+    cost = batch_heads * (NODE_COST * (panels + 1) * keys + QUERY_COST * queries) + START_COST
+    return cost < batch_heads * queries * keys
 
 
 def ranges(q_BhN: Tensor, k_BhM: Tensor, scale: float) -> Ranges:
@@ -90,14 +96,15 @@ def ranges(q_BhN: Tensor, k_BhM: Tensor, scale: float) -> Ranges:
     ends = torch.stack((q_low, q_high, k_low, k_high)).double()
     wide_q, wide_k = (ends[1] - ends[0]) / 2, ends[3] - ends[2]
     largest_q = torch.maximum(ends[0].abs(), ends[1].abs())
-    product, logit = torch.stack((wide_q * wide_k, largest_q * wide_k / 2)).flatten(1).amax(1).mul(abs(scale)).tolist()
-    return Ranges(product, logit)
+    seen = torch.stack((wide_q * wide_k * abs(scale), largest_q * wide_k * (abs(scale) / 2), wide_q))
+    product, logit, query = seen.flatten(1).amax(1).tolist()
+    return Ranges(product, logit, query)
 
 
 class _Form(NamedTuple):
-    """What runs: the interpolated form at so many nodes, or (None) the exact one; and in which type."""
+    """What runs: the interpolated form on so many panels, or (None) the exact one; and in which type."""
 
-    nodes: int | None
+    panels: int | None
     work: torch.dtype
 
 
@@ -106,22 +113,22 @@ def _form(q_BhN: Tensor, k_BhM: Tensor, v_BhMd: Tensor, scale: float, tolerance:
         return _Form(None, torch.float32)
     seen = ranges(q_BhN, k_BhM, scale)
     # A logit of size L is rounded by up to L·2^-23 in float32, which moves a softmax mean by up to twice that, times max|v|.
-    double = v_BhMd.dtype == torch.float64 or tolerance < FLOAT32_FLOOR or seen.logit * 2.0**-21 > tolerance
+    double = v_BhMd.dtype == torch.float64 or tolerance < FLOAT32_FLOOR or seen.logit * 2.0**-21 > tolerance or seen.query >= _WIDEST
     work = torch.float64 if double else torch.float32
     if mode == "exact":
         return _Form(None, work)
     # Half of the tolerance is the interpolation's, the other half the rounding's.
-    nodes = nodes_for(seen.product, tolerance / 2)
-    if nodes is not None and mode == "auto" and not interpolates(q_BhN.shape[0] * q_BhN.shape[1], q_BhN.shape[2], k_BhM.shape[2], nodes):
-        nodes = None
-    return _Form(nodes, work)
+    panels = panels_for(seen.product, tolerance / 2) if seen.query < _WIDEST else None
+    if panels is not None and mode == "auto" and not interpolates(q_BhN.shape[0] * q_BhN.shape[1], q_BhN.shape[2], k_BhM.shape[2], panels):
+        panels = None
+    return _Form(panels, work)
 
 
 def _attend(q_BhN: Tensor, k_BhM: Tensor, v_BhMd: Tensor, scale: float, tolerance: float, mode: str) -> Tensor:
-    nodes, work = _form(q_BhN, k_BhM, v_BhMd, scale, tolerance, mode)
+    panels, work = _form(q_BhN, k_BhM, v_BhMd, scale, tolerance, mode)
     with torch.autocast(q_BhN.device.type, enabled=False):
         q, k, v = q_BhN.to(work), k_BhM.to(work), v_BhMd.to(work)
-        out_BhNd: Tensor = _exact(q, k, v, scale) if nodes is None else _Interpolated.apply(q, k, v, scale, nodes)
+        out_BhNd: Tensor = _exact(q, k, v, scale) if panels is None else _Interpolated.apply(q, k, v, scale, panels)
     return out_BhNd.to(v_BhMd.dtype)
 
 
@@ -156,7 +163,7 @@ def _exact_backward(g_BhNd: Tensor, q_BhN: Tensor, k_BhM: Tensor, v_BhMd: Tensor
     k_BhM = _centred(k_BhM)
     dq_BhN, dk_BhM, dv_BhMd = torch.empty_like(q_BhN), torch.zeros_like(k_BhM), torch.zeros_like(v_BhMd)
     heads, queries = q_BhN.shape[0] * q_BhN.shape[1], q_BhN.shape[2]
-    step = max(64, (_CHUNK_CUDA if q_BhN.is_cuda else _CHUNK * torch.get_num_threads()) // max(1, heads * k_BhM.shape[2]))
+    step = max(64, _PAIRS // (heads * k_BhM.shape[2]))
     for start in range(0, queries, step):
         some = slice(start, start + step)
         q_Bhn1, g_Bhnd = q_BhN[:, :, some].unsqueeze(-1) * scale, g_BhNd[:, :, some]
@@ -169,106 +176,157 @@ def _exact_backward(g_BhNd: Tensor, q_BhN: Tensor, k_BhM: Tensor, v_BhMd: Tensor
     return dq_BhN, dk_BhM, dv_BhMd
 
 
-@lru_cache(maxsize=64)
-def _chebyshev(nodes: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Nodes of the first kind x_g = cos θ_g, θ_g = (2g + 1)π/2G, and their barycentric weights (-1)^g sin θ_g (Berrut & Trefethen 2004)."""
-    angles = [(2 * g + 1) * math.pi / (2 * nodes) for g in range(nodes)]
-    return tuple([math.cos(a) for a in angles]), tuple([(-1) ** g * math.sin(a) for g, a in enumerate(angles)])
-
-
 class _Nodes(NamedTuple):
-    """The exact function at the nodes of each head, and what its derivative and gradients need."""
+    """The exact function at the P + 1 ends of the panels of every head, and what its derivatives and gradients need. G = P + 1."""
 
-    middle_X1: Tensor
-    radius_X1: Tensor
-    x_XG: Tensor  # the nodes as query values
-    k_XM: Tensor  # keys, centred
-    p_XGM: Tensor  # softmax rows of the nodes
+    low_X1: Tensor  # the first end, as a query value
+    width_X1: Tensor  # of a panel
+    q_XG: Tensor
+    c_XGM: Tensor  # keys less their mean under p
+    p_XGM: Tensor  # softmax rows
     f_XGd: Tensor
-
-    def derivative(self, v_XMd: Tensor, scale: float) -> Tensor:
-        """``f'(x_g) = s (Σ_j p_j k_j v_j - (Σ_j p_j k_j) f)``: (X, G, d)."""
-        pk_XGM = self.p_XGM * self.k_XM.unsqueeze(1)
-        return (torch.bmm(pk_XGM, v_XMd) - pk_XGM.sum(-1, keepdim=True) * self.f_XGd) * scale
+    tilt_XGd: Tensor  # ``Σ_j p_j c_j v_j``, which is f'/s
 
 
-def _at_nodes(q_XN: Tensor, k_XM: Tensor, v_XMd: Tensor, scale: float, nodes: int) -> _Nodes:
+def _at_nodes(q_XN: Tensor, k_XM: Tensor, v_XMd: Tensor, scale: float, panels: int) -> _Nodes:
     low_X1, high_X1 = torch.aminmax(q_XN, dim=-1, keepdim=True)
-    middle_X1 = low_X1 * 0.5 + high_X1 * 0.5
-    radius_X1 = torch.maximum(high_X1 - middle_X1, middle_X1 - low_X1).clamp_min(torch.finfo(q_XN.dtype).tiny)
-    x_XG = middle_X1 + radius_X1 * q_XN.new_tensor(_chebyshev(nodes)[0])
-    k_low_X1, k_high_X1 = torch.aminmax(k_XM, dim=-1, keepdim=True)
-    centred_XM = k_XM - (k_low_X1 * 0.5 + k_high_X1 * 0.5)
-    p_XGM = torch.softmax((x_XG * scale).unsqueeze(-1) * centred_XM.unsqueeze(1), dim=-1)
-    return _Nodes(middle_X1, radius_X1, x_XG, centred_XM, p_XGM, torch.bmm(p_XGM, v_XMd))
+    width_X1 = (high_X1 - low_X1) / panels
+    q_XG = low_X1 + width_X1 * torch.arange(panels + 1, dtype=q_XN.dtype, device=q_XN.device)
+    k_X1M = _centred(k_XM).unsqueeze(1)
+    p_XGM = torch.softmax((q_XG * scale).unsqueeze(-1) * k_X1M, dim=-1)
+    c_XGM = k_X1M - torch.matmul(p_XGM, k_X1M.transpose(1, 2))
+    return _Nodes(low_X1, width_X1, q_XG, c_XGM, p_XGM, torch.bmm(p_XGM, v_XMd), torch.bmm(p_XGM * c_XGM, v_XMd))
 
 
-def _interpolate(q_BhN: Tensor, k_BhM: Tensor, v_BhMd: Tensor, scale: float, nodes: int) -> Tensor:
-    """Barycentric interpolation ``out = Σ_g W_g F_g / Σ_g W_g``, ``W_g = w_g/(t - x_g)``; stable for all t (Higham 2004)."""
+def _cubics(value_XGd: Tensor, slope_XGd: Tensor, width_X1: Tensor) -> Tensor:
+    """Coefficients of each panel's cubic in u in [0, 1], from values and slopes at its ends: rows (X·P·4, d), powers innermost."""
+    f, g = value_XGd[:, :-1], value_XGd[:, 1:]
+    rise = slope_XGd * width_X1.unsqueeze(-1)
+    a, b = rise[:, :-1], rise[:, 1:]
+    step = g - f
+    return torch.stack((f, a, 3 * step - 2 * a - b, a + b - 2 * step), dim=2).flatten(0, 2)
+
+
+class _Places(NamedTuple):
+    """Where every query falls, queries in the order (B, N, h): its panel among all heads' (int64), and 1, u, u², u³ of its place there."""
+
+    panel_Y: Tensor
+    powers_Y4: Tensor
+
+    def part(self, some: slice) -> _Places:
+        """Those of a part of the queries."""
+        return _Places(self.panel_Y[some], self.powers_Y4[some])
+
+    def evaluate(self, rows_Rd: Tensor) -> Tensor:
+        """The cubics of :func:`_cubics` at the queries: (Y, d). One fused gather and weighted sum of four rows a query."""
+        queries = self.panel_Y.shape[0]
+        device = self.panel_Y.device
+        rows_Y4 = (self.panel_Y.to(torch.int32) * 4).unsqueeze(1) + torch.arange(4, dtype=torch.int32, device=device)
+        bags = torch.arange(0, 4 * queries + 1, 4, dtype=torch.int32, device=device)
+        weights = self.powers_Y4.reshape(-1)
+        out_Yd: Tensor = torch.embedding_bag(rows_Rd, rows_Y4.reshape(-1), bags, False, 0, False, weights, True)[0]
+        return out_Yd
+
+    def collect(self, g_Yd: Tensor, moments_P4d: Tensor, scratch_y4d: Tensor) -> None:
+        """The transpose of ``evaluate``: adds Σ over a panel's queries of u^k g to ``moments_P4d`` (panels, 4, d)."""
+        panels, _, d = moments_P4d.shape
+        terms_y4d = torch.mul(self.powers_Y4.unsqueeze(-1), g_Yd.unsqueeze(1), out=scratch_y4d[: g_Yd.shape[0]])
+        if g_Yd.is_cuda:
+            # Additions in a fixed order, so that a run can be repeated bit by bit; atomic ones have none.
+            moments_P4d.view(panels, 4 * d).addmm_(F.one_hot(self.panel_Y, panels).to(g_Yd.dtype).T, terms_y4d.view(-1, 4 * d))
+        else:
+            index = self.panel_Y.unsqueeze(1).expand(-1, 4 * d)
+            moments_P4d.view(panels, 4 * d).scatter_add_(0, index, terms_y4d.view(-1, 4 * d))
+
+
+def _places(q_BhN: Tensor, at: _Nodes, panels: int) -> _Places:
+    B, h, _ = q_BhN.shape
+    inverse_X1 = 1 / at.width_X1.clamp_min(torch.finfo(q_BhN.dtype).tiny)
+    u_BhN = (q_BhN - at.low_X1.view(B, h, 1)) * inverse_X1.view(B, h, 1)
+    u_Y = u_BhN.transpose(1, 2).reshape(-1)
+    panel_Y = u_Y.to(torch.int64).clamp_(max=panels - 1)
+    powers_4Y = u_Y.new_empty(4, u_Y.shape[0])
+    powers_4Y[0] = 1
+    torch.sub(u_Y, panel_Y, out=powers_4Y[1])
+    torch.mul(powers_4Y[1], powers_4Y[1], out=powers_4Y[2])
+    torch.mul(powers_4Y[2], powers_4Y[1], out=powers_4Y[3])
+    if B * h > 1:
+        first_Bh = torch.arange(0, B * h * panels, panels, device=u_Y.device).view(B, 1, h)
+        panel_Y.view(B, -1, h).add_(first_Bh)
+    return _Places(panel_Y, powers_4Y.T.contiguous())
+
+
+def _flat(q_BhN: Tensor, k_BhM: Tensor, v_BhMd: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    return q_BhN.flatten(0, 1), k_BhM.flatten(0, 1), v_BhMd.flatten(0, 1)
+
+
+def _interpolate(q_BhN: Tensor, k_BhM: Tensor, v_BhMd: Tensor, scale: float, panels: int) -> Tensor:
+    """Piecewise cubic Hermite interpolation from exact values and slopes at the panels' ends."""
     B, h, N = q_BhN.shape
-    d = v_BhMd.shape[3]
-    q_XN = q_BhN.reshape(B * h, N)
-    at = _at_nodes(q_XN, k_BhM.reshape(B * h, -1), v_BhMd.reshape(B * h, -1, d), scale, nodes)
-    out_BNhd = q_BhN.new_empty(B, N, h, d)
-    for some, weights_XnG in _weights(q_XN, at, nodes):
-        mean_Xnd = torch.bmm(weights_XnG, at.f_XGd).view(B, h, -1, d)
-        total_Xn1 = weights_XnG.sum(-1).view(B, h, -1, 1)
-        torch.div(mean_Xnd, total_Xn1, out=out_BNhd[:, some].transpose(1, 2))
-    return out_BNhd.transpose(1, 2)
+    at = _at_nodes(*_flat(q_BhN, k_BhM, v_BhMd), scale, panels)
+    out_Yd = _places(q_BhN, at, panels).evaluate(_cubics(at.f_XGd, at.tilt_XGd * scale, at.width_X1))
+    return out_Yd.view(B, N, h, -1).transpose(1, 2)
 
 
 def _interpolate_backward(
-    g_BhNd: Tensor, q_BhN: Tensor, k_BhM: Tensor, v_BhMd: Tensor, scale: float, nodes: int
+    g_BhNd: Tensor, q_BhN: Tensor, k_BhM: Tensor, v_BhMd: Tensor, scale: float, panels: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """With ``W̄ = W/ΣW``: ``dF = W̄ᵀ dout``, from which dk and dv follow through the softmax of the G nodes exactly.
+    """dq is f' at the queries, interpolated from exact f' and ``f'' = s² Σ_j p_j (c_j² - Σ_i p_i c_i²) v_j``: ``dq = Σ_d dout · f'(q)``.
 
-    dq is the exact derivative at the nodes, interpolated: ``dq = Σ_d dout · (W̄ F')``. The weights are made again instead of kept.
+    dk and dv are the gradients of the interpolant itself: dout is collected into the panels' coefficients, from there into values and
+    slopes at the nodes, and goes through their softmax rows exactly. Nothing of size N·M or N·P is held.
     """
     B, h, N = q_BhN.shape
     d = v_BhMd.shape[3]
-    q_XN, v_XMd = q_BhN.reshape(B * h, N), v_BhMd.reshape(B * h, -1, d)
-    at = _at_nodes(q_XN, k_BhM.reshape(B * h, -1), v_XMd, scale, nodes)
-    slope_XGd = at.derivative(v_XMd, scale)
-    dq_XN = q_XN.new_empty(B * h, N)
-    df_XGd = torch.zeros_like(at.f_XGd)
-    for some, weights_XnG in _weights(q_XN, at, nodes):
-        g_Xnd = torch.div(g_BhNd[:, :, some], weights_XnG.sum(-1).view(B, h, -1, 1)).reshape(B * h, -1, d)
-        df_XGd.baddbmm_(weights_XnG.transpose(1, 2), g_Xnd)
-        torch.sum(g_Xnd * torch.bmm(weights_XnG, slope_XGd), dim=-1, out=dq_XN[:, some])
-    dv_XMd = torch.bmm(at.p_XGM.transpose(1, 2), df_XGd)
-    dp_XGM = torch.bmm(df_XGd, v_XMd.transpose(1, 2))
-    ds_XGM = at.p_XGM * (dp_XGM - (df_XGd * at.f_XGd).sum(-1, keepdim=True))
-    dk_XM = torch.bmm((at.x_XG * scale).unsqueeze(1), ds_XGM)
-    return dq_XN.view(B, h, N), dk_XM.view(k_BhM.shape), dv_XMd.view(v_BhMd.shape)
+    q_XN, k_XM, v_XMd = _flat(q_BhN, k_BhM, v_BhMd)
+    at = _at_nodes(q_XN, k_XM, v_XMd, scale, panels)
+    places = _places(q_BhN, at, panels)
+    g_Yd = g_BhNd.transpose(1, 2).reshape(-1, d)
+
+    pc_XGM = at.p_XGM * at.c_XGM
+    spread_XG1 = (pc_XGM * at.c_XGM).sum(-1, keepdim=True)
+    curve_XGd = torch.bmm(pc_XGM * at.c_XGM, v_XMd).sub_(spread_XG1 * at.f_XGd).mul_(scale * scale)
+    slopes_Rd = _cubics(at.tilt_XGd * scale, curve_XGd, at.width_X1)
+    dq_Y = g_Yd.new_empty(g_Yd.shape[0])
+    moments_P4d = g_Yd.new_zeros(B * h * panels, 4, d)
+    rows = _ROWS_CUDA if g_Yd.is_cuda else _ROWS
+    scratch_y4d = g_Yd.new_empty(min(rows, g_Yd.shape[0]), 4, d)
+    for start in range(0, g_Yd.shape[0], rows):
+        some = slice(start, start + rows)
+        here, g_yd = places.part(some), g_Yd[some]
+        torch.sum(here.evaluate(slopes_Rd).mul_(g_yd), dim=-1, out=dq_Y[some])
+        here.collect(g_yd, moments_P4d, scratch_y4d)
+    dq_BhN = dq_Y.view(B, N, h).transpose(1, 2)
+
+    c0, c1, c2, c3 = moments_P4d.view(B * h, panels, 4, d).unbind(2)
+    df_XGd, dtilt_XGd = torch.zeros_like(at.f_XGd), torch.zeros_like(at.f_XGd)
+    step = 3 * c2 - 2 * c3
+    df_XGd[:, :-1] += c0 - step
+    df_XGd[:, 1:] += step
+    dtilt_XGd[:, :-1] += c1 - 2 * c2 + c3
+    dtilt_XGd[:, 1:] += c3 - c2
+    dtilt_XGd *= at.width_X1.unsqueeze(-1) * scale
+    # With a = dL/df and b = dL/d(Σ p c v): logits get p (a·(v - f) + c b·(v - f) - b·Σ p c v), keys p b·(v - f) beside, values p (a + c b).
+    pull_XGM = torch.bmm(dtilt_XGd, v_XMd.transpose(1, 2)).sub_((dtilt_XGd * at.f_XGd).sum(-1, keepdim=True))
+    rest_XG1 = (df_XGd * at.f_XGd).sum(-1, keepdim=True) + (dtilt_XGd * at.tilt_XGd).sum(-1, keepdim=True)
+    dl_XGM = at.p_XGM * (torch.bmm(df_XGd, v_XMd.transpose(1, 2)).sub_(rest_XG1).addcmul_(at.c_XGM, pull_XGM))
+    dk_XM = torch.bmm((at.q_XG * scale).unsqueeze(1), dl_XGM).squeeze(1) + (at.p_XGM * pull_XGM).sum(1)
+    dv_XMd = torch.bmm(at.p_XGM.transpose(1, 2), df_XGd).baddbmm_(pc_XGM.transpose(1, 2), dtilt_XGd)
+    return dq_BhN, dk_XM.view(k_BhM.shape), dv_XMd.view(v_BhMd.shape)
 
 
 class _Interpolated(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, q_BhN: Tensor, k_BhM: Tensor, v_BhMd: Tensor, scale: float, nodes: int) -> Tensor:
+    def forward(ctx: Any, q_BhN: Tensor, k_BhM: Tensor, v_BhMd: Tensor, scale: float, panels: int) -> Tensor:
         ctx.save_for_backward(q_BhN, k_BhM, v_BhMd)
-        ctx.scale, ctx.nodes = scale, nodes
-        return _interpolate(q_BhN, k_BhM, v_BhMd, scale, nodes)
+        ctx.scale, ctx.panels = scale, panels
+        return _interpolate(q_BhN, k_BhM, v_BhMd, scale, panels)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
         q_BhN, k_BhM, v_BhMd = ctx.saved_tensors
-        return *_interpolate_backward(grads[0], q_BhN, k_BhM, v_BhMd, ctx.scale, ctx.nodes), None, None
-
-
-def _weights(q_XN: Tensor, at: _Nodes, nodes: int) -> Any:
-    """Barycentric weights, not normalised, of a part of the queries at a time: pairs of (slice of N, (X, n, G))."""
-    X, N = q_XN.shape
-    pairs = _CHUNK_CUDA if q_XN.is_cuda else _CHUNK * torch.get_num_threads()
-    step = min(N, max(64, pairs // (X * nodes)))
-    x_G, w_G = (q_XN.new_tensor(numbers) for numbers in _chebyshev(nodes))
-    scratch = q_XN.new_empty(X * step * nodes)
-    for start in range(0, N, step):
-        some = slice(start, min(start + step, N))
-        n = some.stop - start
-        t_Xn1 = ((q_XN[:, some] - at.middle_X1) / at.radius_X1).unsqueeze(-1)
-        gap_XnG = torch.sub(t_Xn1, x_G, out=scratch[: X * n * nodes].view(X, n, nodes)).add_(_AWAY)
-        yield some, torch.div(w_G, gap_XnG, out=gap_XnG)
+        return *_interpolate_backward(grads[0], q_BhN, k_BhM, v_BhMd, ctx.scale, ctx.panels), None, None
 
 
 @torch.library.custom_op("nasseg::strip_attention", mutates_args=())
@@ -286,10 +344,10 @@ def _(q_BhN: Tensor, k_BhM: Tensor, v_BhMd: Tensor, scale: float, tolerance: flo
 def _operator_backward(
     g_BhNd: Tensor, q_BhN: Tensor, k_BhM: Tensor, v_BhMd: Tensor, scale: float, tolerance: float, mode: str
 ) -> tuple[Tensor, Tensor, Tensor]:
-    nodes, work = _form(q_BhN, k_BhM, v_BhMd, scale, tolerance, mode)
+    panels, work = _form(q_BhN, k_BhM, v_BhMd, scale, tolerance, mode)
     g, q, k, v = (x.to(work) for x in (g_BhNd, q_BhN, k_BhM, v_BhMd))
     with torch.autocast(q_BhN.device.type, enabled=False):
-        dq, dk, dv = _exact_backward(g, q, k, v, scale) if nodes is None else _interpolate_backward(g, q, k, v, scale, nodes)
+        dq, dk, dv = _exact_backward(g, q, k, v, scale) if panels is None else _interpolate_backward(g, q, k, v, scale, panels)
     return dq.to(q_BhN.dtype), dk.to(k_BhM.dtype), dv.to(v_BhMd.dtype)
 
 

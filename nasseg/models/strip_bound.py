@@ -1,76 +1,69 @@
-"""How many Chebyshev nodes a rank-1 attention needs: the error bound behind :mod:`nasseg.models.strip`, and its inverse.
+"""How many panels the interpolation of :mod:`nasseg.models.strip` needs: its error bound, derived, and the bound's inverse.
 
 A head of rank 1 is a function of one number, the query value q. With scale s, keys k_j and values v_j (j = 1…M)::
 
-    f(q) = Σ_j e^{s q k_j} v_j / D(q),      D(q) = Σ_j e^{s q k_j}
+    f(q) = Σ_j p_j v_j,      p_j = e^{s q k_j} / Σ_i e^{s q k_i}
 
 Let q range over [c - R, c + R] and put t = (q - c)/R in [-1, 1]. With Δ = max_j k_j - min_j k_j the one number that matters is the *range
-product* ``T = |s| R Δ``. The derivation:
+product* ``T = |s| R Δ``. The range is cut into P panels of equal width, in t each of h = 2/P, and f is replaced by the cubic that has f and
+f' at both ends of its panel (Hermite).
 
-1. For complex t = x + iy the terms of D are positive numbers times e^{i s R y k_j}, whose angles lie within an arc of |y| T. If |y| T < π
-   they all lie within ±|y|T/2 of the arc's middle, so ``|D(t)| ≥ cos(|y|T/2) Σ_j |e^{s q k_j}|``. So f is analytic in |Im t| < π/T, its
-   complex weights p_j satisfy ``Σ|p_j| ≤ κ = 1/cos(|y|T/2)``, and ``|f| ≤ κ max|v|``. The poles nearest to the real axis do lie at
-   |Im t| = π/T when two clusters of keys share the weight equally, so no larger strip holds for all inputs.
-2. f' = s Σ_j p_j (k_j - m)(v_j - f) for any m; with m in the middle of the keys ``|f'| ≤ |s| (Δ/2) κ (1 + κ) max|v|`` there. Measured in
-   its own unit |s| Δ max|v| that is κ(1 + κ)/2, which is at least κ: one factor serves values and derivative.
-3. The Bernstein ellipse E_ρ (foci ±1, semi-axes summing to ρ) reaches up to y = (ρ - 1/ρ)/2. A function bounded by B in E_ρ has Chebyshev
-   coefficients |a_k| ≤ 2Bρ^{-k} and its interpolant of degree n at Chebyshev nodes errs by at most ``4 B ρ^{-n}/(ρ - 1)``
-   (Trefethen, Approximation Theory and Approximation Practice, Theorems 8.1 and 8.2). The theorem is stated for nodes of the second kind;
-   at the first kind, used here, T_k with k > n aliases to ± a polynomial of degree at most n or to 0, so the same sum bounds the error.
+1. *Strip.* For complex t = x + iy the terms e^{s q k_i} are positive numbers times e^{i s R y k_i}, whose angles lie in an arc of |y|·T. If
+   |y|·T < π they lie within |y|T/2 of its middle, so ``|Σ e^{…}| ≥ cos(|y|T/2) Σ |e^{…}|``. Hence p_j and f are analytic in |Im t| < π/T,
+   ``Σ|p_j| ≤ κ = 1/cos(|y|T/2)`` and ``|f| ≤ κ max|v|``. Two clusters of keys of equal weight do have poles at |Im t| = π/T (f is a
+   tanh), so no wider strip holds for all inputs.
+2. *Derivative.* df/dt = s R Σ_j p_j (k_j - m)(v_j - f) for any m. With m in the middle of the keys ``|df/dt| ≤ T κ(1 + κ)/2 · max|v|``.
+   In its own unit T·max|v| the factor is κ(1 + κ)/2, which is at least κ: one factor serves f, p_j and f'.
+3. *Cauchy.* A function bounded by B(y) in the strip of half-width y has ``|g⁗| ≤ 4! B(y)/y⁴`` on the real axis. With y = aπ/T, 0 < a < 1::
 
-Together, for G nodes (n = G - 1)::
+       |g⁗| ≤ 24 (T/π)⁴ min_a  κ(1 + κ)/2 / a⁴,      κ = 1/cos(aπ/2)
 
-    error / max|v|  ≤  min over ρ with (ρ - 1/ρ)/2 < π/T  of   4 · κ(1 + κ)/2 · ρ^{1-G} / (ρ - 1)
+4. *Hermite.* On a panel [a, b] the remainder of the cubic is ``g⁗(ξ)/4! · (t - a)²(t - b)²`` (Stoer and Bulirsch, Introduction to
+   Numerical Analysis, section 2.1.5), at most ``h⁴/384 · max|g⁗|``.
 
-which falls geometrically in G, at the rate ρ ≈ 1 + π/T for wide ranges. The same bound holds for the error of dL/dv (relative to the summed
-magnitude of the incoming gradient) since p_j itself is such a function with |p_j| ≤ κ. Nothing here imports torch.
+Together, with C = 24/(384 π⁴) · min_a κ(1 + κ)/2/a⁴ = 0.0094::
+
+    error / max|v|  ≤  C (T h)⁴  =  C (2T/P)⁴          so          P = 2T (C/tolerance)^(1/4)
+
+The same bound holds for the derivative that the backward pass interpolates, from f' and f'', in its unit |s|·Δ·max|v|; and for dL/dv, which
+is a sum of interpolated p_j, relative to the summed magnitude of the incoming gradient. Nothing here imports torch.
 """
 
 from __future__ import annotations
 
 import math
-from functools import lru_cache
 
-TIERS = (2, 4, 6, 8, 12, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 448, 512)
-"""Numbers of nodes in use. Few of them, so that compiled code and cached tables meet few shapes."""
+MOST_PANELS = 2048
+"""Beyond this the nodes' own M·P work and rounding are no longer small; the range is called too wide."""
 
 
-def interpolation_bound(nodes: int, range_product: float) -> float:
-    """The bound above, relative to max|v|, for G = ``nodes`` and T = ``range_product`` ≥ 0; minimised over ρ."""
-    if range_product <= 0.0:
-        return 0.0  # a constant, met by any number of nodes
+def _least() -> float:
+    """``min_a κ(1 + κ)/2 / a⁴`` over 0 < a < 1 by golden-section search; the function has one minimum there."""
+    low, high, ratio = 0.0, 1.0, (math.sqrt(5) - 1) / 2
 
-    def at(share: float) -> float:
-        # share of the strip that is used: y·T = share·π; ρ from y = (ρ - 1/ρ)/2.
-        y = share * math.pi / range_product
-        kappa = 1.0 / math.cos(share * math.pi / 2)
-        log_rho = math.asinh(y)
-        exponent = math.log(2.0 * kappa * (1.0 + kappa)) - (nodes - 1) * log_rho - math.log(math.expm1(log_rho))
-        return exponent
+    def at(a: float) -> float:
+        kappa = 1 / math.cos(a * math.pi / 2)
+        return kappa * (1 + kappa) / 2 / a**4
 
-    # One minimum inside (0, 1): the exponent falls with the rate and rises again towards the pole.
-    low, high = 0.0, 1.0
-    for _ in range(60):
-        left, right = low + (high - low) / 3, high - (high - low) / 3
+    for _ in range(80):
+        left, right = high - ratio * (high - low), low + ratio * (high - low)
         low, high = (low, right) if at(left) < at(right) else (left, high)
-    return math.exp(min(at((low + high) / 2), 700.0))
+    return at((low + high) / 2)
 
 
-@lru_cache(maxsize=1024)
-def reach(nodes: int, tolerance: float) -> float:
-    """The largest range product that ``nodes`` nodes cover within ``tolerance``: the bound's inverse, by bisection (rounded down)."""
-    low, high = 0.0, 1.0
-    while interpolation_bound(nodes, high) <= tolerance:
-        low, high = high, high * 2
-    for _ in range(50):
-        middle = (low + high) / 2
-        low, high = (middle, high) if interpolation_bound(nodes, middle) <= tolerance else (low, middle)
-    return low
+HERMITE: float = 24 / (384 * math.pi**4) * _least()
+"""C above."""
 
 
-def nodes_for(range_product: float, tolerance: float) -> int | None:
-    """The smallest of :data:`TIERS` that keeps the error within ``tolerance``; None where the range is too wide for all (or is NaN)."""
-    for nodes in TIERS:
-        if range_product <= reach(nodes, tolerance):
-            return nodes
-    return None
+def interpolation_bound(panels: int, range_product: float) -> float:
+    """The bound above, relative to max|v|, for P = ``panels`` and T = ``range_product`` ≥ 0."""
+    return HERMITE * (2 * range_product / panels) ** 4
+
+
+def panels_for(range_product: float, tolerance: float) -> int | None:
+    """The fewest panels that keep the error within ``tolerance``; None where the range is too wide for :data:`MOST_PANELS`, or is NaN."""
+    wanted = 2 * range_product * math.sqrt(math.sqrt(HERMITE / tolerance))
+    if not wanted <= MOST_PANELS:
+        return None
+    # Rounded up past the rounding of the formula itself, so that the bound as computed holds.
+    return max(1, math.ceil(wanted * (1 + 1e-12)))

@@ -60,11 +60,8 @@ ADVERSARIAL: dict[str, tuple[Tensor, Tensor, Tensor]] = {
     "large values": (normal(2, 1, 300), normal(2, 1, 20), normal(2, 1, 20, 4) * 1e20),
     "one large value": (normal(2, 1, 300), normal(2, 1, 20), F.pad(torch.zeros(2, 1, 19, 4), (0, 0, 0, 1), value=5.0)),
     "heads of different range": (normal(1, 4, 300) * torch.tensor([1e-3, 1, 4, 20.0]).view(1, 4, 1), normal(1, 4, 20), normal(1, 4, 20, 4)),
-    "queries on the nodes": (
-        torch.cos((2 * torch.arange(32.0) + 1) * math.pi / 64).view(1, 1, 32).repeat(1, 1, 10),
-        normal(1, 1, 20),
-        normal(1, 1, 20, 4),
-    ),
+    "queries on the ends of panels": (torch.linspace(-2, 2, 17).view(1, 1, 17).repeat(1, 1, 20), normal(1, 1, 20), normal(1, 1, 20, 4)),
+    "queries wider than float32": (torch.linspace(-1, 1, 300).view(1, 1, 300) * 3e38, normal(1, 1, 20) * 1e-38, normal(1, 1, 20, 4)),
     "no image": (normal(0, 2, 300), normal(0, 2, 20), normal(0, 2, 20, 4)),
     "no query": (normal(2, 2, 0), normal(2, 2, 20), normal(2, 2, 20, 4)),
     "no channel": (normal(2, 2, 30), normal(2, 2, 20), normal(2, 2, 20, 0)),
@@ -107,20 +104,21 @@ def test_interpolating_is_what_the_mode_does(monkeypatch: pytest.MonkeyPatch) ->
     product = ranges(q, k, 0.5).product
     by_hand = max(0.5 * (q[0, i].max() - q[0, i].min()) / 2 * (k[0, i].max() - k[0, i].min()) for i in range(2))
     assert product == pytest.approx(float(by_hand), rel=1e-6)
-    assert used == [strip.nodes_for(product, 5e-5)]
+    assert used == [strip.panels_for(product, 5e-5)]
     strip_attention(q, k, v, 0.5, mode="exact")
     strip_attention(q, k, v, 0.5, mode="auto")  # 6,000 pairs a head: not worth a start
     strip_attention(q * 1000, k, v, 0.5, mode="interpolated")  # too wide
+    strip_attention(q * 1e38, k * 1e-38, v, 0.5, mode="interpolated")  # its width is more than float32 holds
     assert len(used) == 1
     strip_attention(normal(1, 1, 4096), normal(1, 1, 256), normal(1, 1, 256, 4), 0.5, mode="auto")
     assert len(used) == 2
 
 
 def test_the_crossover_by_hand() -> None:
-    # 1·32·(1.2·4096 + 2·256) + 150,000 = 323,669 < 4096·256 = 1,048,576; and 32·(1.2·512 + 512) + 150,000 > 512·256.
+    # 3·33·256 + 13·4096 + 100,000 = 178,592 < 4096·256 = 1,048,576; and 3·33·256 + 13·512 + 100,000 = 132,000 > 512·256 = 131,072.
     assert interpolates(1, 4096, 256, 32)
     assert not interpolates(1, 512, 256, 32)
-    assert not interpolates(1, 4096, 32, 32)
+    assert interpolates(2, 512, 256, 32)
 
 
 @pytest.mark.parametrize("mode", ["exact", "interpolated"])
