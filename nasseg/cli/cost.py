@@ -11,7 +11,7 @@ from nasseg.cli.console import wide_console
 from nasseg.cli.genotypes import read_genotype
 from nasseg.cli.options import SIZE, parse_sets, split_sets
 from nasseg.cost.cost import PARTS, Cost
-from nasseg.cost.executed import NODES, Executed
+from nasseg.cost.executed import PANELS, Executed
 from nasseg.errors import ConfigError, Problem
 from nasseg.genes.gene import STAGES
 from nasseg.genes.genotype import Genotype
@@ -29,7 +29,7 @@ BAR = 20
 @click.option("--set", "sets", multiple=True, metavar="GENE=VALUE", help="Replace a gene, as stage3.lpm=se; may be repeated.")
 @click.option("--resize-logits", is_flag=True, help="Count the resize of the logits to the input size in the fvcore total.")
 @click.option("--effective", is_flag=True, help="Beside the papers' convention, what the decoder executes.")
-@click.option("--nodes", type=int, default=NODES, show_default=True, help="With --effective: nodes a strip is counted at.")
+@click.option("--panels", type=int, default=PANELS, show_default=True, help="With --effective: panels a strip is counted by.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 def command(
     genotype: str,
@@ -39,7 +39,7 @@ def command(
     sets: tuple[str, ...],
     resize_logits: bool,
     effective: bool,
-    nodes: int,
+    panels: int,
     as_json: bool,
 ) -> None:
     """Live parameters and MACs of GENOTYPE, a YAML file or the name of a published design (see `nasseg presets`)."""
@@ -48,15 +48,15 @@ def command(
     if trainer:
         rule = "a trainer's setting changes no cost; --set takes genes here"
         raise ConfigError([Problem("", "--set", rule, f"{key}={value}") for key, value in given.items() if key not in genes])
-    if nodes != NODES and not effective:
-        raise ConfigError(Problem("", "--nodes", "says how strips are counted with --effective", nodes))
+    if panels != PANELS and not effective:
+        raise ConfigError(Problem("", "--panels", "says how strips are counted with --effective", panels))
     network = read_genotype(genotype)
     network = network.override(genes) if genes else network
     network = network.on(backbone) if backbone else network
     if network.backbone is None:
         raise ConfigError(Problem("cost", "--backbone", f"{genotype} names no backbone, so one must be given", None, "mit_b0"))
     counted = cost(network, size=size, num_classes=classes, resize_logits=resize_logits)
-    done = _executed(network, size, classes, nodes) if effective else None
+    done = _executed(network, size, classes, panels) if effective else None
     if as_json:
         click.echo(json.dumps(counted.to_dict() | ({} if done is None else {"executed": done.to_dict()})))
         return
@@ -64,7 +64,7 @@ def command(
     console.print(f"[bold]{network.short()}[/bold]  on {counted.backbone}, {size[0]}×{size[1]}, {classes} classes  [dim]{counted.id}[/dim]")
     console.print(cost_table(counted) if done is None else effective_table(counted, done))
     if done is not None:
-        console.print(f"executed: strips at {done.nodes} nodes; the number of nodes follows the range of the data")
+        console.print(f"executed: strips by {done.panels} panels; the number of panels follows the range of the data")
     resize = " with the resize of the logits" if resize_logits else ""
     console.print(f"fvcore convention{resize} (norms, resizes, global pools counted): [bold]{counted.macs_fvcore / 1e9:.3f} G[/bold]")
     channels, _ = backbone_facts(counted.backbone, size)
@@ -115,11 +115,11 @@ def effective_table(counted: Cost, done: Executed) -> Table:
     return table
 
 
-def _executed(network: Genotype, size: tuple[int, int], classes: int, nodes: int) -> Executed:
+def _executed(network: Genotype, size: tuple[int, int], classes: int, panels: int) -> Executed:
     # Counting a built decoder needs torch, which takes seconds to import; the convention is arithmetic.
     from nasseg.models.effective import executed  # noqa: PLC0415
 
-    return executed(network, size=size, num_classes=classes, nodes=nodes)
+    return executed(network, size=size, num_classes=classes, panels=panels)
 
 
 def heads_in_use(genotype: Genotype, channels: tuple[int, int, int, int]) -> list[str]:

@@ -6,20 +6,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-NODES = 32
-"""Nodes that a strip is counted at. How many it takes follows from the range of its data, which a count does not have; 32 hold the default
-tolerance up to a range product of 5 (:mod:`nasseg.models.strip_bound`)."""
+PANELS = 32
+"""Panels that a strip is counted at. How many it takes follows from the range of its data (:func:`nasseg.models.strip_bound.panels_for`),
+which a count does not have."""
 
 
 @dataclass(frozen=True)
 class Executed:
     """Multiplications of one forward pass in eval mode for one image, by the names of :data:`nasseg.cost.cost.PARTS`.
 
-    ``nodes``: strips were counted at so many.
+    ``panels``: strips were counted at so many.
     """
 
     parts: Mapping[str, int]
-    nodes: int
+    panels: int
 
     @property
     def macs(self) -> int:
@@ -33,4 +33,4 @@ class Executed:
 
     def to_dict(self) -> dict[str, Any]:
         """The value of ``executed`` in ``nasseg cost --effective --json``."""
-        return {"nodes": self.nodes, "macs": self.macs, "parts": dict(self.parts)}
+        return {"panels": self.panels, "macs": self.macs, "parts": dict(self.parts)}

@@ -12,7 +12,8 @@ operation                       ``macs``             ``fvcore`` adds
 ==============================  ===================  =======================================
 convolution, matrix product     its multiplications
 fused attention                 both products
-strip attention                 at nodes, or exact: :func:`_strip`
+strip attention                 by panels, or exact: :func:`_strip`
+weighted sum of table rows      one an element read
 LayerNorm, GroupNorm                                 5 an input element (4 without weight)
 BatchNorm in eval mode                               2 an input element (1 without weight)
 bilinear resize, grid sampling                       4 an output element
@@ -46,7 +47,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from nasseg.cost.cost import Part
-from nasseg.cost.executed import NODES
+from nasseg.cost.executed import PANELS
 from nasseg.errors import NassegError
 from nasseg.models.strip import interpolates
 
@@ -74,15 +75,15 @@ class Count:
         return Part(self.params, self.macs, self.fvcore)
 
 
-def count(module: nn.Module, *inputs: Any, outputs: Callable[[Any], Any] | None = None, nodes: int = NODES) -> Count:
+def count(module: nn.Module, *inputs: Any, outputs: Callable[[Any], Any] | None = None, panels: int = PANELS) -> Count:
     """Count one forward pass of ``module(*inputs)`` in eval mode, for the whole batch given.
 
     A parameter is live when the gradient of some output reaches it; ``outputs`` picks those that are read, where not all are. Works on any
-    device and dtype; nothing of the module is changed. The number of nodes of a strip follows from the range of its queries and keys; on
-    the meta device, which has no data, it is ``nodes``. Raises :class:`NassegError` for an operation that multiplies and has no rule here,
+    device and dtype; nothing of the module is changed. The number of panels of a strip follows from the range of its queries and keys; on
+    the meta device, which has no data, it is ``panels``. Raises :class:`NassegError` for an operation that multiplies and has no rule here,
     rather than leave its work out.
     """
-    watch = _Watch(nodes)
+    watch = _Watch(panels)
     with ExitStack() as stack:
         stack.enter_context(_as_counted(module))
         for name, child in module.named_modules():
@@ -115,9 +116,9 @@ def _summary(module: nn.Module, watch: _Watch, live: set[int]) -> Count:
 class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Adds each operation to every module on the call stack."""
 
-    def __init__(self, nodes: int) -> None:
+    def __init__(self, panels: int) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.nodes = nodes
+        self.panels = panels
         self.macs: defaultdict[str, int] = defaultdict(int)
         self.extra: defaultdict[str, int] = defaultdict(int)
         self.calls: list[str] = []
@@ -132,7 +133,7 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         out = func(*args, **(kwargs or {}))
         packet = func.overloadpacket
         if packet is torch.ops.nasseg.strip_attention:
-            self._add(self.macs, _strip(self.nodes, _positional(func, args, kwargs)))
+            self._add(self.macs, _strip(self.panels, _positional(func, args, kwargs)))
         elif packet in _MACS:
             self._add(self.macs, _MACS[packet](_positional(func, args, kwargs), out))
         elif packet in _EXTRA:
@@ -218,17 +219,24 @@ def _attention(args: tuple[Any, ...], out: Any) -> int:
     return int(prod(q.shape[:-1]) * k.shape[-2] * (q.shape[-1] + v.shape[-1]))
 
 
-def _strip(nodes: int, args: tuple[Any, ...]) -> int:
-    """q (B, h, N), k (B, h, M), v (B, h, M, d), at G nodes or exact as :func:`nasseg.models.strip.strip_attention` decides.
+def _strip(panels: int, args: tuple[Any, ...]) -> int:
+    """q (B, h, N), k (B, h, M), v (B, h, M, d), by P panels or exact as :func:`nasseg.models.strip.strip_attention` decides.
 
-    At nodes: logits and values of G queries, G·M·(1 + d), then G weights times d for each of N queries. Exact: N·M·2d, for q and k are
-    filled up with zeros to d channels. The softmax and the interpolation's weights are elementwise and count as nothing, like any softmax.
+    By panels: at P + 1 nodes the logits and the mean key, 2M, and two sums of values, 2M·d; then four rows of d numbers for each of N
+    queries. Exact: N·M·2d, for q and k are filled up with zeros to d channels. The softmax and the polynomials' weights are elementwise
+    and count as nothing, like any softmax.
     """
     q, k, v, mode = *args[:3], args[5]
     heads, queries, keys, d = prod(q.shape[:2]), q.shape[2], k.shape[2], v.shape[3]
-    if mode == "interpolated" or (mode == "auto" and interpolates(heads, queries, keys, nodes)):
-        return int(heads * nodes * (keys * (1 + d) + queries * d))
+    if mode == "interpolated" or (mode == "auto" and interpolates(heads, queries, keys, panels)):
+        return int(heads * ((panels + 1) * keys * (2 + 2 * d) + queries * 4 * d))
     return int(heads * queries * keys * 2 * d)
+
+
+def _rows(args: tuple[Any, ...], out: Any) -> int:
+    """Rows (R, d) of a table, each with its weight; without weights they are only added."""
+    rows, indices, weights = args[0], args[1], args[6]
+    return 0 if weights is None else int(indices.numel() * rows.shape[1])
 
 
 def _norm(weight: int, args: tuple[Any, ...], out: Any) -> int:
@@ -265,6 +273,8 @@ _MACS: dict[Any, Rule] = {
     aten.dot: partial(_product, 0),
     aten.addmm: partial(_product, 1),
     aten.addmv: partial(_product, 1),
+    aten._embedding_bag: _rows,
+    aten._embedding_bag_forward_only: _rows,
     aten.addbmm: partial(_product, 1),
     aten.baddbmm: partial(_product, 1),
     aten._scaled_dot_product_flash_attention: _attention,

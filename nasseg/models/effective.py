@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 
 from nasseg.cost.cost import PARTS
-from nasseg.cost.executed import NODES, Executed
+from nasseg.cost.executed import PANELS, Executed
 from nasseg.cost.macs import padded, stage_grids
 from nasseg.errors import ConfigError, Problem
 from nasseg.genes.genotype import Genotype
@@ -20,20 +20,20 @@ from nasseg.models.decoder import Decoder
 
 
 def executed(
-    genotype: Genotype, *, size: tuple[int, int], num_classes: int, backbone: str | None = None, in_chans: int = 3, nodes: int = NODES
+    genotype: Genotype, *, size: tuple[int, int], num_classes: int, backbone: str | None = None, in_chans: int = 3, panels: int = PANELS
 ) -> Executed:
     """Count the decoder of a genotype in the form that runs, built on the meta device; the backbone runs as it is counted.
 
     Products of weights with weights, which a module computes in each call, are in the count; exported programs hold their results.
-    Raises what :func:`nasseg.models.costing.cost` raises, and :class:`ConfigError` for ``nodes`` below 1.
+    Raises what :func:`nasseg.models.costing.cost` raises, and :class:`ConfigError` for ``panels`` below 1.
     """
-    if nodes < 1:
-        raise ConfigError(Problem("cost", "nodes", "must be a whole number from 1", nodes, NODES))
+    if panels < 1:
+        raise ConfigError(Problem("cost", "panels", "must be a whole number from 1", panels, PANELS))
     counted = cost(genotype, size=size, num_classes=num_classes, backbone=backbone, in_chans=in_chans)
     channels, _ = backbone_facts(counted.backbone, padded(size), in_chans)
     with torch.device("meta"):
         decoder = Decoder(genotype, channels, num_classes)
         maps = [torch.empty(1, c, h, w) for c, (h, w) in zip(channels, stage_grids(size), strict=True)]
-    parts = count(decoder, maps, nodes=nodes).parts
+    parts = count(decoder, maps, panels=panels).parts
     found = {name: parts[name].macs if name in parts else 0 for name in PARTS}
-    return Executed(found | {"backbone": counted.parts["backbone"].macs}, nodes)
+    return Executed(found | {"backbone": counted.parts["backbone"].macs}, panels)

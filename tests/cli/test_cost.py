@@ -82,9 +82,9 @@ def test_logits_resized(capsys: pytest.CaptureFixture[str]):
 def test_what_is_executed_stands_beside_the_convention(capsys: pytest.CaptureFixture[str]):
     arguments = ["scaseg", "--backbone", "mit_b0", "--size", "512x512", "--classes", "19"]
     plain = json.loads(said(capsys, *arguments, "--json"))
-    given = json.loads(said(capsys, *arguments, "--json", "--effective", "--nodes", "48"))
-    expected = executed(preset("scaseg", "mit_b0"), size=(512, 512), num_classes=19, nodes=48)
-    assert given == plain | {"executed": {"nodes": 48, "macs": expected.macs, "parts": dict(expected.parts)}}
+    given = json.loads(said(capsys, *arguments, "--json", "--effective", "--panels", "48"))
+    expected = executed(preset("scaseg", "mit_b0"), size=(512, 512), num_classes=19, panels=48)
+    assert given == plain | {"executed": {"panels": 48, "macs": expected.macs, "parts": dict(expected.parts)}}
     text = said(capsys, *arguments, "--effective")
     default = executed(preset("scaseg", "mit_b0"), size=(512, 512), num_classes=19)
     lines = {line.split()[0]: line.split() for line in text.splitlines()}
@@ -94,7 +94,7 @@ def test_what_is_executed_stands_beside_the_convention(capsys: pytest.CaptureFix
         figures = [part["params"] / 1e6, part["macs"] / 1e9, done / 1e9]
         assert lines[name][1:] == [*(f"{figure:.3f}" for figure in figures), f"{done / part['macs']:.2f}"]
     assert lines["total"][2:4] == [f"{plain['macs'] / 1e9:.3f}", f"{default.macs / 1e9:.3f}"]
-    assert "executed: strips at 32 nodes; the number of nodes follows the range of the data" in text
+    assert "executed: strips by 32 panels; the number of panels follows the range of the data" in text
     assert "executed" not in said(capsys, *arguments)
 
 
@@ -122,8 +122,8 @@ def test_genotype_file_brings_its_backbone(tmp_path: Path, capsys: pytest.Captur
         (["scaseg", "--backbone", "mit_b0", *AT, "--set", "lpm=see"], "nearest legal: se"),
         (["scaseg", "--backbone", "mit_b0", *AT, "--set", "trainer.lr=1"], "a trainer's setting changes no cost"),
         (["scaseg", "--backbone", "mit_b0", "--size", "64", "--classes", "0"], "classes: must be a whole number from 1"),
-        (["scaseg", "--backbone", "mit_b0", *AT, "--effective", "--nodes", "0"], "nodes: must be a whole number from 1"),
-        (["scaseg", "--backbone", "mit_b0", *AT, "--nodes", "48"], "--nodes: says how strips are counted with --effective"),
+        (["scaseg", "--backbone", "mit_b0", *AT, "--effective", "--panels", "0"], "panels: must be a whole number from 1"),
+        (["scaseg", "--backbone", "mit_b0", *AT, "--panels", "48"], "--panels: says how strips are counted with --effective"),
         (["scaseg", "--backbone", "mit_b0", "--size", "64y64", "--classes", "5"], "a size is HEIGHTxWIDTH in pixels"),
     ],
 )

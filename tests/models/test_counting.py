@@ -22,7 +22,7 @@ from nasseg.genes.presets import PRESETS, preset
 from nasseg.models.backbones.registry import create_backbone
 from nasseg.models.counting import count
 from nasseg.models.strip import ranges, strip_attention
-from nasseg.models.strip_bound import nodes_for
+from nasseg.models.strip_bound import panels_for
 
 RANDOM = 300
 """Random decoders whose cost by arithmetic is compared with the count on the built module."""
@@ -119,34 +119,34 @@ def test_fused_attention_counts_as_its_two_products():
 
 
 @pytest.mark.parametrize(
-    ("mode", "shape", "nodes", "macs"),
+    ("mode", "shape", "panels", "macs"),
     [
-        # Two heads, 100 queries, 50 keys, 8 channels. At G nodes: G·50·(1 + 8) and 100·G·8; exact: every pair, 8 channels twice.
-        ("interpolated", (1, 2, 100, 50, 8), 16, 2 * 16 * (50 * 9 + 100 * 8)),
+        # Two heads, 100 queries, 50 keys, 8 channels. By P panels: (P + 1)·50·(2 + 16) and 100·4·8; exact: every pair, 8 channels twice.
+        ("interpolated", (1, 2, 100, 50, 8), 16, 2 * (17 * 50 * 18 + 100 * 32)),
         ("exact", (1, 2, 100, 50, 8), 16, 2 * 100 * 50 * 16),
         ("auto", (1, 2, 100, 50, 8), 16, 2 * 100 * 50 * 16),
-        ("auto", (3, 2, 4096, 1024, 8), 32, 6 * 32 * (1024 * 9 + 4096 * 8)),
-        ("auto", (3, 2, 4096, 1024, 8), 1024, 6 * 4096 * 1024 * 16),
+        ("auto", (3, 2, 4096, 1024, 8), 32, 6 * (33 * 1024 * 18 + 4096 * 32)),
+        ("auto", (3, 2, 4096, 1024, 8), 2000, 6 * 4096 * 1024 * 16),
     ],
 )
-def test_strips_by_hand(mode: str, shape: tuple[int, int, int, int, int], nodes: int, macs: int):
+def test_strips_by_hand(mode: str, shape: tuple[int, int, int, int, int], panels: int, macs: int):
     b, h, n, m, d = shape
     strip = Call(lambda q, k, v: strip_attention(q, k, v, 0.5, mode=mode))
     inputs = [torch.zeros(size, device="meta") for size in ((b, h, n), (b, h, m), (b, h, m, d))]
-    assert count(strip, *inputs, nodes=nodes).part == Part(0, macs, macs)
+    assert count(strip, *inputs, panels=panels).part == Part(0, macs, macs)
 
 
 def test_a_strip_with_data_counts_the_products_it_runs():
     random = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(size, generator=random) for size in ((1, 2, 64), (1, 2, 48), (1, 2, 48, 8)))
     seen = ranges(q, k, 0.3)
-    nodes = nodes_for(seen.product, 0.5e-2)
+    panels = panels_for(seen.product, 0.5e-2)
     meta = [x.to("meta") for x in (q, k, v)]
     for mode in ("exact", "interpolated"):
         strip = Call(partial(strip_attention, scale=0.3, tolerance=1e-2, mode=mode))
-        # The logits at the nodes, one multiplication each, are an elementwise product there.
-        logits = 2 * nodes * 48 if mode == "interpolated" else 0
-        assert count(strip, q, k, v).macs == count(strip, *meta, nodes=nodes).macs - logits
+        # The logits at the panels' ends, one multiplication each, are an elementwise product there.
+        logits = 2 * (panels + 1) * 48 if mode == "interpolated" else 0
+        assert count(strip, q, k, v).macs == count(strip, *meta, panels=panels).macs - logits
 
 
 def test_weights_behind_a_strip_are_live():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from nasseg.cost.executed import NODES, Executed
+from nasseg.cost.executed import PANELS, Executed
 from nasseg.errors import ConfigError
 from nasseg.genes.genotype import Genotype
 from nasseg.genes.presets import PRESETS, preset
@@ -45,23 +45,23 @@ def test_small_decoder_by_hand():
     assert found.parts["backbone"] == convention.parts["backbone"].macs
     assert found.macs == sum(found.parts.values())
     assert found.decoder_macs == found.parts["stage4"] + found.parts["fusion"]
-    assert found.nodes == NODES == 32
+    assert found.panels == PANELS == 32
 
 
 @pytest.mark.parametrize(
-    ("nodes", "strip"),
+    ("panels", "strip"),
     [
-        # 16×32 queries and keys, two heads: G·512·(1 + 128) at the nodes, 512·G·128 from them.
-        (2, 2 * 2 * (512 * 129 + 512 * 128)),
-        (32, 2 * 32 * (512 * 129 + 512 * 128)),
-        # So many nodes cost more than all pairs: 2·512·512 of these, 128 channels twice.
-        (128, 2 * 512 * 512 * 256),
+        # 16×32 queries and keys, two heads: 2 + 2·128 for each of 512 keys at P + 1 ends, four rows of 128 a query.
+        (2, 2 * (3 * 512 * 258 + 512 * 4 * 128)),
+        (32, 2 * (33 * 512 * 258 + 512 * 4 * 128)),
+        # 200 panels cost more than all pairs: 2·512·512 of these, 128 channels twice.
+        (200, 2 * 512 * 512 * 256),
     ],
 )
-def test_nodes_of_a_strip(nodes: int, strip: int):
-    found = executed(SMALL, size=(512, 1024), num_classes=5, nodes=nodes)
+def test_panels_of_a_strip(panels: int, strip: int):
+    found = executed(SMALL, size=(512, 1024), num_classes=5, panels=panels)
     assert found.parts["stage4"] == linears(512) + strip
-    assert found.to_dict() == {"nodes": nodes, "macs": found.macs, "parts": dict(found.parts)}
+    assert found.to_dict() == {"panels": panels, "macs": found.macs, "parts": dict(found.parts)}
 
 
 def test_weights_multiplied_by_weights_are_counted():
@@ -85,8 +85,8 @@ def test_published_designs_execute_less_than_the_convention_counts(name: str):
 
 
 def test_numbers_out_of_range_are_refused():
-    with pytest.raises(ConfigError, match=r"nodes: must be a whole number from 1.*nearest legal: 32"):
-        executed(SMALL, size=(64, 96), num_classes=5, nodes=0)
+    with pytest.raises(ConfigError, match=r"panels: must be a whole number from 1.*nearest legal: 32"):
+        executed(SMALL, size=(64, 96), num_classes=5, panels=0)
     with pytest.raises(ConfigError, match="names no backbone"):
         executed(preset("csap"), size=(64, 96), num_classes=5)
     with pytest.raises(ConfigError, match="classes: must be a whole number from 1"):
