@@ -39,6 +39,7 @@ NODE_COST, QUERY_COST, START_COST = 3.0, 13.0, 100_000
 _ROWS = 2048  # queries collected at a time in the backward pass: their terms stay in the cache
 _ROWS_CUDA = 1 << 18
 _PAIRS = 1 << 22  # of the map held at a time in the exact backward pass of compiled code
+_STRETCH = 1 + 2.0**-18  # the last panel ends a little behind the last query, which so falls inside it
 _WIDEST = 1e37  # a range of queries whose width float32 can hold
 
 
@@ -91,9 +92,9 @@ def interpolates(batch_heads: int, queries: int, keys: int, panels: int) -> bool
 
 def ranges(q_BhN: Tensor, k_BhM: Tensor, scale: float) -> Ranges:
     """The range product and the largest logit over all heads, as numbers: the one place where the host waits for the device."""
-    q_low, q_high = torch.aminmax(q_BhN.detach(), dim=-1)
-    k_low, k_high = torch.aminmax(k_BhM.detach(), dim=-1)
-    ends = torch.stack((q_low, q_high, k_low, k_high)).double()
+    q, k = q_BhN.detach(), k_BhM.detach()
+    # amin and amax apart: aminmax along a dimension takes ten times as long.
+    ends = torch.stack((q.amin(-1), q.amax(-1), k.amin(-1), k.amax(-1))).double()
     wide_q, wide_k = (ends[1] - ends[0]) / 2, ends[3] - ends[2]
     largest_q = torch.maximum(ends[0].abs(), ends[1].abs())
     seen = torch.stack((wide_q * wide_k * abs(scale), largest_q * wide_k * (abs(scale) / 2), wide_q))
@@ -150,8 +151,8 @@ def _centred(k_BhM: Tensor) -> Tensor:
     """Keys less the middle of their range, which no softmax notices: a common offset then costs no precision."""
     if k_BhM.shape[-1] == 0:
         return k_BhM
-    low, high = torch.aminmax(k_BhM.detach(), dim=-1, keepdim=True)
-    return k_BhM - (low * 0.5 + high * 0.5)
+    k = k_BhM.detach()
+    return k_BhM - (k.amin(-1, keepdim=True) * 0.5 + k.amax(-1, keepdim=True) * 0.5)
 
 
 def _exact(q_BhN: Tensor, k_BhM: Tensor, v_BhMd: Tensor, scale: float) -> Tensor:
@@ -189,8 +190,8 @@ class _Nodes(NamedTuple):
 
 
 def _at_nodes(q_XN: Tensor, k_XM: Tensor, v_XMd: Tensor, scale: float, panels: int) -> _Nodes:
-    low_X1, high_X1 = torch.aminmax(q_XN, dim=-1, keepdim=True)
-    width_X1 = (high_X1 - low_X1) / panels
+    low_X1, high_X1 = q_XN.amin(-1, keepdim=True), q_XN.amax(-1, keepdim=True)
+    width_X1 = (high_X1 - low_X1) * (_STRETCH / panels)
     q_XG = low_X1 + width_X1 * torch.arange(panels + 1, dtype=q_XN.dtype, device=q_XN.device)
     k_X1M = _centred(k_XM).unsqueeze(1)
     p_XGM = torch.softmax((q_XG * scale).unsqueeze(-1) * k_X1M, dim=-1)
@@ -208,7 +209,7 @@ def _cubics(value_XGd: Tensor, slope_XGd: Tensor, width_X1: Tensor) -> Tensor:
 
 
 class _Places(NamedTuple):
-    """Where every query falls, queries in the order (B, N, h): its panel among all heads' (int64), and 1, u, u², u³ of its place there."""
+    """Where every query falls, queries in the order (B, N, h): its panel among all heads' (int32), and 1, u, u², u³ of its place there."""
 
     panel_Y: Tensor
     powers_Y4: Tensor
@@ -221,7 +222,7 @@ class _Places(NamedTuple):
         """The cubics of :func:`_cubics` at the queries: (Y, d). One fused gather and weighted sum of four rows a query."""
         queries = self.panel_Y.shape[0]
         device = self.panel_Y.device
-        rows_Y4 = (self.panel_Y.to(torch.int32) * 4).unsqueeze(1) + torch.arange(4, dtype=torch.int32, device=device)
+        rows_Y4 = (self.panel_Y * 4).unsqueeze(1) + torch.arange(4, dtype=torch.int32, device=device)
         bags = torch.arange(0, 4 * queries + 1, 4, dtype=torch.int32, device=device)
         weights = self.powers_Y4.reshape(-1)
         out_Yd: Tensor = torch.embedding_bag(rows_Rd, rows_Y4.reshape(-1), bags, False, 0, False, weights, True)[0]
@@ -233,27 +234,29 @@ class _Places(NamedTuple):
         terms_y4d = torch.mul(self.powers_Y4.unsqueeze(-1), g_Yd.unsqueeze(1), out=scratch_y4d[: g_Yd.shape[0]])
         if g_Yd.is_cuda:
             # Additions in a fixed order, so that a run can be repeated bit by bit; atomic ones have none.
-            moments_P4d.view(panels, 4 * d).addmm_(F.one_hot(self.panel_Y, panels).to(g_Yd.dtype).T, terms_y4d.view(-1, 4 * d))
+            moments_P4d.view(panels, 4 * d).addmm_(F.one_hot(self.panel_Y.long(), panels).to(g_Yd.dtype).T, terms_y4d.view(-1, 4 * d))
         else:
-            index = self.panel_Y.unsqueeze(1).expand(-1, 4 * d)
+            index = self.panel_Y.long().unsqueeze(1).expand(-1, 4 * d)
             moments_P4d.view(panels, 4 * d).scatter_add_(0, index, terms_y4d.view(-1, 4 * d))
 
 
 def _places(q_BhN: Tensor, at: _Nodes, panels: int) -> _Places:
     B, h, _ = q_BhN.shape
     inverse_X1 = 1 / at.width_X1.clamp_min(torch.finfo(q_BhN.dtype).tiny)
-    u_BhN = (q_BhN - at.low_X1.view(B, h, 1)) * inverse_X1.view(B, h, 1)
+    u_BhN = (q_BhN - at.low_X1.view(B, h, 1)).mul_(inverse_X1.view(B, h, 1))
     u_Y = u_BhN.transpose(1, 2).reshape(-1)
-    panel_Y = u_Y.to(torch.int64).clamp_(max=panels - 1)
-    powers_4Y = u_Y.new_empty(4, u_Y.shape[0])
-    powers_4Y[0] = 1
-    torch.sub(u_Y, panel_Y, out=powers_4Y[1])
-    torch.mul(powers_4Y[1], powers_4Y[1], out=powers_4Y[2])
-    torch.mul(powers_4Y[2], powers_4Y[1], out=powers_4Y[3])
+    panel_Y = u_Y.to(torch.int32)
+    place_Y = torch.frac(u_Y)
+    powers_Y4 = u_Y.new_empty(u_Y.shape[0], 4)
+    powers_Y4[:, 0] = 1
+    powers_Y4[:, 1] = place_Y
+    square_Y = place_Y * place_Y
+    powers_Y4[:, 2] = square_Y
+    torch.mul(square_Y, place_Y, out=powers_Y4[:, 3])
     if B * h > 1:
-        first_Bh = torch.arange(0, B * h * panels, panels, device=u_Y.device).view(B, 1, h)
+        first_Bh = torch.arange(0, B * h * panels, panels, dtype=torch.int32, device=u_Y.device).view(B, 1, h)
         panel_Y.view(B, -1, h).add_(first_Bh)
-    return _Places(panel_Y, powers_4Y.T.contiguous())
+    return _Places(panel_Y, powers_Y4)
 
 
 def _flat(q_BhN: Tensor, k_BhM: Tensor, v_BhMd: Tensor) -> tuple[Tensor, Tensor, Tensor]:

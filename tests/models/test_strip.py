@@ -132,7 +132,7 @@ def test_gradients_are_those_of_the_definition(mode: strip.Mode, heads: int) -> 
         torch.testing.assert_close(found, wanted, rtol=0, atol=1e-9)
 
 
-@pytest.mark.parametrize("name", [name for name in ADVERSARIAL if not name.startswith("no ")])
+@pytest.mark.parametrize("name", [name for name in ADVERSARIAL if not name.startswith(("no ", "queries wider"))])
 def test_gradients_keep_their_bound_on_adversarial_inputs(name: str) -> None:
     inputs = [x.clone().requires_grad_() for x in ADVERSARIAL[name]]
     pull = torch.sign(normal(*inputs[0].shape, inputs[2].shape[3], seed=5))
