@@ -56,7 +56,7 @@ def card(
         _head(genotype, preprocessing, cost),
         _accuracy(preprocessing, facts),
         _use(preprocessing),
-        _files(preprocessing, folding),
+        _files(preprocessing, folding, strips=any(genes is not None and genes.rank == 1 for genes in genotype.stages)),
         _cost(genotype, cost),
         _training(facts),
         _parity(parity),
@@ -177,7 +177,7 @@ mask = Image.fromarray(logits[0].argmax(0).astype(np.uint8)).resize(image.size, 
 mask.save("mask.png")"""
 
 
-def _files(p: Preprocessing, folding: Folding) -> str:
+def _files(p: Preprocessing, folding: Folding, *, strips: bool) -> str:
     size, logits = f"{p.size[0]}, {p.size[1]}", f"{p.logits_size[0]}, {p.logits_size[1]}"
     return "\n".join(
         [
@@ -197,7 +197,8 @@ def _files(p: Preprocessing, folding: Folding) -> str:
                 ],
             ),
             "",
-            f"In the ONNX file and the program: {folding}. The weights in `model.safetensors` are as they were trained.",
+            f"In the ONNX file and the program: {folding}. The weights in `model.safetensors` are as they were trained."
+            + (" Strips of attention stand there in their exact form; the module interpolates them within 1e-4." if strips else ""),
         ]
     )
 

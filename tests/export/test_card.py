@@ -24,8 +24,8 @@ FOLDING = Folding((("body.bn1", "body.conv1"), ("body.bn2", "body.conv2")), ("bo
 VERSIONS = {"nasseg": "0.1.0", "torch": "2.9"}
 
 
-def text(facts: Facts, parity: Parity | None = None) -> str:
-    genotype = preset("csap", backbone="test_resnet")
+def text(facts: Facts, parity: Parity | None = None, design: str = "csap") -> str:
+    genotype = preset(design, backbone="test_resnet")
     counted = cost(genotype, size=(64, 64), num_classes=3)
     agreed = parity or Parity("3 random pictures", (Agreement("model.onnx", 2e-6, 2.0, 99.99, None),))
     return card(genotype, preprocessing((64, 64), None, 8), counted, facts, agreed, FOLDING, VERSIONS)
@@ -70,6 +70,11 @@ def test_what_is_known_of_a_run_stands_on_the_card():
     assert f"| stage4 | {counted.parts['stage4'].params:,} | {counted.parts['stage4'].macs:,} |" in made
     assert "| stage1 |" not in made
     assert re.search(r"Written by nasseg 0\.1\.0 on \d{4}-\d\d-\d\d with torch 2\.9\.\n$", made)
+
+
+@pytest.mark.parametrize(("design", "strips"), [("scaseg", True), ("segformer", False)])
+def test_the_form_of_strips_is_said_where_there_are_any(design: str, strips: bool):
+    assert ("Strips of attention stand there in their exact form" in text(Facts(), design=design)) == strips
 
 
 def test_what_is_not_known_is_said():
