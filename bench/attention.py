@@ -32,8 +32,8 @@ from nasseg.models.strip_bound import HERMITE
 Form = Callable[[Tensor, Tensor, Tensor, float], Tensor]
 Inputs = tuple[Tensor, Tensor, Tensor]
 
-CASES = ((16_384, 256, 1.0), (32_768, 2_048, 1.0), (16_384, 256, 4.0), (32_768, 2_048, 4.0))
-"""Queries, keys, spread. 16,384 queries are a 512×512 image at stride 4, 256 keys its grid at stride 32."""
+CASES = ((8, 16_384, 256, 1.0), (1, 16_384, 256, 1.0), (1, 32_768, 2_048, 1.0), (8, 16_384, 256, 4.0), (1, 32_768, 2_048, 4.0))
+"""Images, queries, keys, spread. 16,384 queries are a 512×512 image at stride 4, 256 keys its grid at stride 32."""
 KEY_STRIDES = ((32, 256), (16, 1024), (8, 4096))
 """Key stride and number of keys of a 512×512 image."""
 
@@ -57,10 +57,12 @@ def interpolated(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
 FORMS: dict[str, Form] = {"naive": naive, "sdpa": sdpa, "exact": exact, "interpolated": interpolated}
 
 
-def inputs(N: int, M: int, spread: float, device: str, dtype: torch.dtype, heads: int = 1, d: int = 32, seed: int = 0) -> Inputs:
-    """One image's queries, keys and values."""
+def inputs(
+    N: int, M: int, spread: float, device: str, dtype: torch.dtype, heads: int = 1, d: int = 32, seed: int = 0, images: int = 1
+) -> Inputs:
+    """Queries, keys and values."""
     make = torch.Generator().manual_seed(seed)
-    q, k, v = (torch.randn(1, heads, *shape, generator=make) for shape in ((N,), (M,), (M, d)))
+    q, k, v = (torch.randn(images, heads, *shape, generator=make) for shape in ((N,), (M,), (M, d)))
     return (q * spread).to(device, dtype), k.to(device, dtype), v.to(device, dtype)
 
 
@@ -118,13 +120,12 @@ def keep_pages() -> bool:
 
 def speed(options: argparse.Namespace) -> Iterator[Table]:
     """One table a case: time, ratio and memory of every form."""
-    for N, M, spread in CASES:
-        given = inputs(N, M, spread, options.device, options.type)
+    for images, N, M, spread in CASES:
+        given = inputs(N, M, spread, options.device, options.type, images=images)
         seen = ranges(given[0], given[1], 32**-0.5)
         panels = panels_for(seen.product, TOLERANCE / 2)
-        table = Table(
-            title=f"N = {N:,}, M = {M:,}, spread {spread:g}: range product {seen.product:.1f}, {panels} panels", title_justify="left"
-        )
+        size = f"{images} image{'s' * (images > 1)}, N = {N:,}, M = {M:,}"
+        table = Table(title=f"{size}, spread {spread:g}: range product {seen.product:.1f}, {panels} panels", title_justify="left")
         for column in ("form", "forward ms", "ratio", "peak MiB", "with backward ms", "ratio", "peak MiB"):
             table.add_column(column, justify="left" if column == "form" else "right")
         figures = {}
@@ -163,7 +164,7 @@ def random_inputs(count: int) -> Iterator[Inputs]:
 
 
 def adversarial_inputs(count: int) -> Iterator[Inputs]:
-    """Inputs made against the bound: clustered keys at the edge of what P panels cover, outliers, degenerate sizes, huge and offset ranges."""
+    """Made against the bound: clustered keys at the edge of what P panels cover, outliers, degenerate sizes, huge and offset ranges."""
     for index in range(count):
         kind, d, N, M = index % 10, 3, 4000, 400
         q, k, v = inputs(N, M, 1.0, "cpu", torch.float32, 1, d, index)

@@ -32,11 +32,11 @@ FINEST = 1e-12
 FLOAT32_FLOOR = 1e-5
 """Below this tolerance all work is done in float64: float32 arithmetic alone errs by up to a few 1e-6."""
 
-NODE_COST, QUERY_COST, START_COST = 3.0, 13.0, 100_000
+NODE_COST, QUERY_COST, START_COST = 2.0, 20.0, 85_000
 """Measured crossover, in units of one exact (query, key) pair: what a (node, key) pair, a query and a call cost, forward with backward.
 ``bench/attention.py --crossover`` measures them; values of 2 threads of an AVX-512 CPU, d = 32. Not measured on a GPU yet."""
 
-_ROWS = 2048  # queries collected at a time in the backward pass: their terms stay in the cache
+_ROWS = 8192  # queries collected at a time in the backward pass: their terms stay in the cache
 _ROWS_CUDA = 1 << 18
 _PAIRS = 1 << 22  # of the map held at a time in the exact backward pass of compiled code
 _STRETCH = 1 + 2.0**-18  # the last panel ends a little behind the last query, which so falls inside it
@@ -263,16 +263,17 @@ def _flat(q_BhN: Tensor, k_BhM: Tensor, v_BhMd: Tensor) -> tuple[Tensor, Tensor,
     return q_BhN.flatten(0, 1), k_BhM.flatten(0, 1), v_BhMd.flatten(0, 1)
 
 
-def _interpolate(q_BhN: Tensor, k_BhM: Tensor, v_BhMd: Tensor, scale: float, panels: int) -> Tensor:
-    """Piecewise cubic Hermite interpolation from exact values and slopes at the panels' ends."""
+def _interpolate(q_BhN: Tensor, k_BhM: Tensor, v_BhMd: Tensor, scale: float, panels: int) -> tuple[Tensor, _Nodes, _Places]:
+    """Piecewise cubic Hermite interpolation from exact values and slopes at the panels' ends; with what the backward pass goes on from."""
     B, h, N = q_BhN.shape
     at = _at_nodes(*_flat(q_BhN, k_BhM, v_BhMd), scale, panels)
-    out_Yd = _places(q_BhN, at, panels).evaluate(_cubics(at.f_XGd, at.tilt_XGd * scale, at.width_X1))
-    return out_Yd.view(B, N, h, -1).transpose(1, 2)
+    places = _places(q_BhN, at, panels)
+    out_Yd = places.evaluate(_cubics(at.f_XGd, at.tilt_XGd * scale, at.width_X1))
+    return out_Yd.view(B, N, h, -1).transpose(1, 2), at, places
 
 
 def _interpolate_backward(
-    g_BhNd: Tensor, q_BhN: Tensor, k_BhM: Tensor, v_BhMd: Tensor, scale: float, panels: int
+    g_BhNd: Tensor, q_BhN: Tensor, k_BhM: Tensor, v_BhMd: Tensor, scale: float, panels: int, at: _Nodes, places: _Places
 ) -> tuple[Tensor, Tensor, Tensor]:
     """dq is f' at the queries, interpolated from exact f' and ``f'' = s² Σ_j p_j (c_j² - Σ_i p_i c_i²) v_j``: ``dq = Σ_d dout · f'(q)``.
 
@@ -281,9 +282,7 @@ def _interpolate_backward(
     """
     B, h, N = q_BhN.shape
     d = v_BhMd.shape[3]
-    q_XN, k_XM, v_XMd = _flat(q_BhN, k_BhM, v_BhMd)
-    at = _at_nodes(q_XN, k_XM, v_XMd, scale, panels)
-    places = _places(q_BhN, at, panels)
+    v_XMd = v_BhMd.flatten(0, 1)
     g_Yd = g_BhNd.transpose(1, 2).reshape(-1, d)
 
     pc_XGM = at.p_XGM * at.c_XGM
@@ -321,15 +320,17 @@ def _interpolate_backward(
 class _Interpolated(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q_BhN: Tensor, k_BhM: Tensor, v_BhMd: Tensor, scale: float, panels: int) -> Tensor:
-        ctx.save_for_backward(q_BhN, k_BhM, v_BhMd)
+        out_BhNd, at, places = _interpolate(q_BhN, k_BhM, v_BhMd, scale, panels)
+        ctx.save_for_backward(q_BhN, k_BhM, v_BhMd, *at, *places)
         ctx.scale, ctx.panels = scale, panels
-        return _interpolate(q_BhN, k_BhM, v_BhMd, scale, panels)
+        return out_BhNd
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
-        q_BhN, k_BhM, v_BhMd = ctx.saved_tensors
-        return *_interpolate_backward(grads[0], q_BhN, k_BhM, v_BhMd, ctx.scale, ctx.panels), None, None
+        q_BhN, k_BhM, v_BhMd, *kept = ctx.saved_tensors
+        at, places = _Nodes(*kept[: len(_Nodes._fields)]), _Places(*kept[len(_Nodes._fields) :])
+        return *_interpolate_backward(grads[0], q_BhN, k_BhM, v_BhMd, ctx.scale, ctx.panels, at, places), None, None
 
 
 @torch.library.custom_op("nasseg::strip_attention", mutates_args=())
@@ -350,7 +351,11 @@ def _operator_backward(
     panels, work = _form(q_BhN, k_BhM, v_BhMd, scale, tolerance, mode)
     g, q, k, v = (x.to(work) for x in (g_BhNd, q_BhN, k_BhM, v_BhMd))
     with torch.autocast(q_BhN.device.type, enabled=False):
-        dq, dk, dv = _exact_backward(g, q, k, v, scale) if panels is None else _interpolate_backward(g, q, k, v, scale, panels)
+        if panels is None:
+            dq, dk, dv = _exact_backward(g, q, k, v, scale)
+        else:
+            _, at, places = _interpolate(q, k, v, scale, panels)
+            dq, dk, dv = _interpolate_backward(g, q, k, v, scale, panels, at, places)
     return dq.to(q_BhN.dtype), dk.to(k_BhM.dtype), dv.to(v_BhMd.dtype)
 
 

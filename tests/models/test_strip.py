@@ -115,10 +115,10 @@ def test_interpolating_is_what_the_mode_does(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_the_crossover_by_hand() -> None:
-    # 3·33·256 + 13·4096 + 100,000 = 178,592 < 4096·256 = 1,048,576; and 3·33·256 + 13·512 + 100,000 = 132,000 > 512·256 = 131,072.
+    # 2·33·256 + 20·4096 + 85,000 = 183,816 < 4096·256 = 1,048,576; and 2·33·256 + 20·256 + 85,000 = 107,016 > 256·256 = 65,536.
     assert interpolates(1, 4096, 256, 32)
-    assert not interpolates(1, 512, 256, 32)
-    assert interpolates(2, 512, 256, 32)
+    assert not interpolates(1, 256, 256, 32)
+    assert interpolates(4, 256, 256, 32)
 
 
 @pytest.mark.parametrize("mode", ["exact", "interpolated"])
