@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, Self, get_args, get_origin
 
 import annotated_types
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, field_validator
 from pydantic.fields import FieldInfo
 
 from nasseg.errors import ConfigError, Problem, nearest
+from nasseg.training.mixture import LEGAL as LEGAL_LOSS
+from nasseg.training.mixture import nearest_mixture, spell_mixture
 
 SYNONYMS = {
     "epochs": "iterations",
@@ -21,6 +23,13 @@ SYNONYMS = {
     "num_workers": "workers",
     "augmentation": "color",
     "precision": "amp",
+    "min_lr": "lr_floor",
+    "eta_min": "lr_floor",
+    "warmup_iters": "warmup_iterations",
+    "warmup_steps": "warmup_iterations",
+    "teacher": "distill",
+    "auxiliary": "aux_loss",
+    "logger": "tracking",
 }
 """What others call a field, for the hint in an error."""
 
@@ -34,8 +43,9 @@ class TrainingConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, validate_default=True)
 
-    OPERATIONAL: ClassVar[frozenset[str]] = frozenset(("device", "threads", "workers", "cache", "checkpoint_every"))
-    """Fields that say how a run is carried out and not what it computes: they may change when a run is resumed."""
+    OPERATIONAL: ClassVar[frozenset[str]] = frozenset(("device", "threads", "workers", "cache", "checkpoint_every", "tracking", "distill"))
+    """Fields that say how a run is carried out and not what it computes: they may change when a run is resumed. ``distill`` is the place of
+    the teacher; who it is belongs to the run (``teacher`` in run.yaml)."""
 
     iterations: int = Field(default=1000, ge=1, description="optimiser steps of one complete schedule (times the trial's fidelity)")
     batch_size: int = Field(default=8, ge=1, description="images in one forward pass")
@@ -50,12 +60,39 @@ class TrainingConfig(BaseModel):
         default=0.01, ge=0, description="decoupled weight decay, per unit of learning rate; none on norms, biases and 1-d weights"
     )
     warmup: float = Field(default=0.05, ge=0, lt=1, description="share of the iterations over which the learning rate rises linearly to lr")
-    power: float = Field(default=0.9, ge=0, description="exponent of the polynomial fall to 0 that follows; 0 keeps the rate constant")
-    clip: float = Field(default=1.0, ge=0, description="largest L2 norm of the whole gradient; 0 for no limit")
-    loss: Literal["cross_entropy", "ohem", "cross_entropy_dice"] = Field(
-        default="cross_entropy",
-        description="cross_entropy; ohem: its hardest pixels only; cross_entropy_dice: the sum with the soft Dice loss",
+    warmup_iterations: int = Field(
+        default=0,
+        ge=0,
+        description="warm-up as a number of iterations, in place of the share; 0 takes the share. Fidelity shortens it with the run",
     )
+    schedule: Literal["poly", "cosine"] = Field(
+        default="poly", description="how the learning rate falls after the warm-up: a polynomial of power, or half a cosine"
+    )
+    power: float = Field(default=0.9, ge=0, description="exponent of the polynomial fall to 0 that follows; 0 keeps the rate constant")
+    lr_floor: float = Field(default=0.0, ge=0, le=1, description="share of the peak learning rate at which the fall ends, of every group")
+    clip: float = Field(default=1.0, ge=0, description="largest L2 norm of the whole gradient; 0 for no limit")
+    loss: str = Field(
+        default="cross_entropy",
+        title=LEGAL_LOSS,
+        description="cross_entropy; ohem: its hardest pixels only; boundary: weighted towards the borders of classes; dice: soft Dice; "
+        "lovasz: Lovász-softmax; cross_entropy_dice and cross_entropy_lovasz: sums; or any weighted sum such as cross_entropy+0.5*dice",
+    )
+    aux_loss: float = Field(
+        default=0.0,
+        ge=0,
+        description="weight of the cross-entropy of an auxiliary head on the backbone's third map, trained beside the decoder and thrown "
+        "away after; 0 for none, mmsegmentation takes 0.4",
+    )
+    distill: str = Field(
+        default="", title="the path of a bundle or of a training run", description="teacher whose answers are learnt beside the masks"
+    )
+    distill_weight: float = Field(
+        default=0.5, ge=0, le=1, description="share of the teacher in the loss; the loss on the masks has the rest. Needs distill"
+    )
+    distill_temperature: float = Field(
+        default=4.0, gt=0, description="logits of both are divided by this before they are compared (Hinton et al., 1503.02531)"
+    )
+    distill_ignored: bool = Field(default=False, description="learn from the teacher where the mask says 255, too; padding included")
     class_weights: Literal["none", "sqrt_median_frequency"] = Field(
         default="none",
         description="weights of classes in the loss; sqrt_median_frequency: sqrt(clip(median frequency / frequency, 0.3, 5)) over train",
@@ -110,7 +147,21 @@ class TrainingConfig(BaseModel):
     keep: Literal["best", "last"] = Field(
         default="best", description="which validation's weights and numbers the run ends with; best is by mIoU on val"
     )
+    tracking: list[Literal["csv", "tensorboard", "wandb", "mlflow"]] = Field(
+        default=["csv"],
+        description="where nasseg train writes its progress: log.csv (always) and, of the packages installed, TensorBoard, W&B, MLflow",
+    )
     checkpoint_every: int = Field(default=500, ge=0, description="iterations between two checkpoints; 0 writes one at the end only")
+
+    @field_validator("loss", mode="before")
+    @classmethod
+    def _spell_loss(cls, given: Any) -> Any:
+        return spell_mixture(given)
+
+    @property
+    def warmup_share(self) -> float:
+        """The share of the iterations that warms up, whichever way it was given."""
+        return self.warmup_iterations / self.iterations if self.warmup_iterations else self.warmup
 
     @classmethod
     def parse(cls, settings: Mapping[str, Any], *, where: str = "trainer") -> Self:
@@ -121,6 +172,9 @@ class TrainingConfig(BaseModel):
             raise ConfigError([cls._problem(dict(detail), where) for detail in error.errors()]) from None
         if made.scale_low > made.scale_high:
             raise ConfigError(Problem(where, "scale_low", "must not be above scale_high", made.scale_low, made.scale_high))
+        if made.warmup_iterations >= made.iterations:
+            rule = f"must be below iterations, which are {made.iterations}"
+            raise ConfigError(Problem(where, "warmup_iterations", rule, made.warmup_iterations, made.iterations // 20))
         return made
 
     def on_backbone(self, *, from_scratch: bool) -> Self:
@@ -153,7 +207,10 @@ class TrainingConfig(BaseModel):
         if detail["type"] == "extra_forbidden":
             return Problem(where, key, "no such setting", None, SYNONYMS.get(key) or nearest(key, cls.model_fields))
         info = cls.model_fields[key]
-        return Problem(where, key, f"must be {legal(info)}", detail["input"], _nearest_legal(info, detail["input"]))
+        given = detail["input"]
+        return Problem(
+            where, key, f"must be {legal(info)}", given, nearest_mixture(given) if key == "loss" else _nearest_legal(info, given)
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +227,8 @@ def legal(info: FieldInfo) -> str:
     """What a field may be, in words: ``a whole number from 1``, ``one of none, bf16, fp16``."""
     if get_origin(info.annotation) is Literal:
         return "one of " + ", ".join(str(option) for option in get_args(info.annotation))
+    if get_origin(info.annotation) is list:
+        return "a list of " + ", ".join(str(option) for option in get_args(get_args(info.annotation)[0]))
     if info.annotation is bool:
         return "true or false"
     if info.annotation is str:
@@ -204,6 +263,8 @@ def _nearest_legal(info: FieldInfo, given: Any) -> Any:
     """The legal value closest to ``given``, or None where there is no such thing (an open bound, a word for a number)."""
     if get_origin(info.annotation) is Literal:
         return nearest(given, get_args(info.annotation))
+    if get_origin(info.annotation) is list:
+        return nearest(given, get_args(get_args(info.annotation)[0]))
     if info.annotation not in (int, float):
         return None
     if isinstance(given, str):

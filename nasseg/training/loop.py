@@ -20,7 +20,7 @@ from nasseg.training.config import TrainingConfig
 from nasseg.training.device import autocast, check_precision, own_randomness, random_state, set_random_state
 from nasseg.training.ema import build_ema
 from nasseg.training.metrics import Metrics
-from nasseg.training.optim import Poly, build_optimizer
+from nasseg.training.optim import Schedule, build_optimizer
 from nasseg.training.trial import Report
 
 Batches = Callable[[int], Iterator[tuple[Tensor, Tensor]]]
@@ -91,7 +91,7 @@ class Loop:
         self.optimizer = build_optimizer(
             self.model, lr=config.lr, weight_decay=config.weight_decay, backbone_lr_scale=config.backbone_lr_scale
         )
-        self.schedule = Poly(iterations, warmup=config.warmup, power=config.power)
+        self.schedule = Schedule(iterations, kind=config.schedule, warmup=config.warmup_share, power=config.power, floor=config.lr_floor)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.amp == "fp16")
         self.ema: AveragedModel | None = build_ema(self.model, config.ema) if config.ema else None
         self.iteration = 0

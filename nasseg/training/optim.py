@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from timm.optim import param_groups_weight_decay
@@ -13,7 +14,8 @@ def build_optimizer(model: nn.Module, *, lr: float, weight_decay: float, backbon
     """AdamW over the weights that are trained.
 
     Norms, biases and other 1-d weights do not decay, nor do weights a module lists in its ``no_weight_decay()`` (timm's convention).
-    Weights under ``model.backbone`` learn at ``lr × backbone_lr_scale``. Each group keeps its peak rate as ``peak_lr`` for :class:`Poly`.
+    Weights under ``model.backbone`` learn at ``lr × backbone_lr_scale``. Each group keeps its peak rate as ``peak_lr``, for
+    :class:`Schedule`.
     """
     exempt = {
         f"{prefix}.{name}" if prefix else name
@@ -32,23 +34,28 @@ def build_optimizer(model: nn.Module, *, lr: float, weight_decay: float, backbon
     return AdamW(groups, lr=lr)
 
 
-class Poly:
-    """The share of the peak learning rate at iteration t = 0 … n-1: (t+1)/(w+1) for t < w, then (1 - (t-w)/(n-w))^power.
+class Schedule:
+    """The share of the peak learning rate at iteration t = 0 … n-1: (t+1)/(w+1) for t < w, then f + (1-f)·fall(r), r = (t-w)/(n-w).
 
-    w = round(warmup·n). A function of t alone, so a resumed run cannot fall out of step and a checkpoint holds no schedule. The shape is
-    that of mmsegmentation's LinearLR + PolyLR.
+    w = round(warmup·n), f = ``floor``. ``poly``: fall(r) = (1-r)^power, the shape of mmsegmentation's LinearLR + PolyLR, whose first rate
+    is a millionth of the peak where ours is 1/(w+1). ``cosine``: fall(r) = (1 + cos πr)/2 (Loshchilov & Hutter, 1608.03983, eq. 5, without
+    restarts). A function of t alone, so a resumed run cannot fall out of step and a checkpoint holds no schedule.
     """
 
-    def __init__(self, iterations: int, *, warmup: float, power: float) -> None:
+    def __init__(self, iterations: int, *, kind: str = "poly", warmup: float, power: float, floor: float = 0.0) -> None:
         self.iterations = iterations
+        self.kind = kind
         self.warmup = min(round(warmup * iterations), iterations - 1)
         self.power = power
+        self.floor = floor
 
     def factor(self, t: int) -> float:
         """The share of the peak rate in iteration ``t``."""
         if t < self.warmup:
             return (t + 1) / (self.warmup + 1)
-        return float((1 - (t - self.warmup) / (self.iterations - self.warmup)) ** self.power)
+        ran = (t - self.warmup) / (self.iterations - self.warmup)
+        fall = (1 + math.cos(math.pi * ran)) / 2 if self.kind == "cosine" else float((1 - ran) ** self.power)
+        return self.floor + (1 - self.floor) * fall
 
     def apply(self, optimizer: Optimizer, t: int) -> float:
         """Set every group's rate for iteration ``t``; returns the factor."""
