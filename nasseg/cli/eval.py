@@ -16,8 +16,9 @@ from nasseg.data.layouts import open_data
 from nasseg.errors import BundleError, ConfigError, Problem, nearest
 from nasseg.export.bundle import bundle_predictor
 from nasseg.training.device import resolve_device
-from nasseg.training.evaluate import MASKS, Predict, evaluate
+from nasseg.training.evaluate import Predict, evaluate
 from nasseg.training.job import forward
+from nasseg.training.protocol import MASKS
 from nasseg.training.rundir import RUN, RunDir
 
 

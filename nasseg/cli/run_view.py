@@ -108,13 +108,15 @@ def result_table(metrics: Mapping[str, float], per_class: Mapping[str, float], c
     return table
 
 
-LABELS = {"miou": "mIoU", "macc": "mAcc", "aacc": "aAcc"}
+LABELS = {"miou": "mIoU", "macc": "mAcc", "aacc": "aAcc", "boundary_iou": "boundary IoU"}
 
 
 def label(name: str) -> str:
     """``miou_holdout`` as people write it: mIoU holdout."""
-    head, _, split = name.partition("_")
-    return f"{LABELS.get(head, head)} {split}".strip()
+    for head, written in LABELS.items():
+        if name == head or name.startswith(f"{head}_"):
+            return f"{written} {name[len(head) + 1 :]}".strip()
+    return name.replace("_", " ")
 
 
 def bar(percent: float) -> str:
@@ -125,10 +127,17 @@ def bar(percent: float) -> str:
 
 def protocol_line(protocol: Mapping[str, Any]) -> str:
     """How numbers were measured, in one line."""
-    height, width = protocol["size"]
+    size, crop, stride = (protocol.get(key) and "x".join(str(side) for side in protocol[key]) for key in ("size", "crop", "stride"))
+    divisor = protocol.get("size_divisor", 1)
+    resize = protocol["resize"].replace("_", " ") + (f", sides multiples of {divisor}" if divisor > 1 else "")
+    window = "whole image" if protocol["window"] == "whole" else f"windows of {crop} every {stride}"
+    scales = protocol.get("scales", [1.0])
+    scale = "single scale" if scales == [1.0] else f"scale{'s' if len(scales) > 1 else ''} {', '.join(f'{scale:g}' for scale in scales)}"
+    precision = protocol.get("precision", "float32")
     return (
-        f"{protocol['split']}, {protocol['images']} images at {height}x{width} ({protocol['resize']}, whole image, single scale, no flip), "
-        f"{protocol['masks']} masks, {protocol['classes']} classes, {protocol['ignore']} ignored, {protocol['weights']} weights"
+        f"{protocol['split']}, {protocol['images']} images at {size} ({resize}, {window}, {scale}, "
+        f"{'with flip' if protocol['flip'] else 'no flip'}), {protocol['masks']} masks, {protocol['classes']} classes, "
+        f"{protocol['ignore']} ignored, {protocol['weights']} weights{'' if precision == 'float32' else f' in {precision}'}"
     )
 
 

@@ -25,13 +25,13 @@ from nasseg.export.place import beside, check_target, move
 from nasseg.export.predict import module_forward
 from nasseg.export.preprocessing import Preprocessing
 from nasseg.export.program import first_line, load_program, trace, write_program
-from nasseg.export.windows import Forward
 from nasseg.files import write_atomic
 from nasseg.genes.genotype import Genotype
 from nasseg.models.costing import cost
 from nasseg.models.folding import Folding
 from nasseg.models.segmenter import SegModel, build
 from nasseg.training.rundir import RunDir
+from nasseg.training.windows import Forward
 
 FILES = GENOTYPE, WEIGHTS, PREPROCESSING, ONNX, PROGRAM, CARD = (
     "genotype.yaml", "model.safetensors", "preprocessing.json", "model.onnx", "model.pt2", "README.md",

@@ -15,8 +15,8 @@ from nasseg.errors import ExportFailed
 from nasseg.export.predict import fit
 from nasseg.export.preprocessing import Preprocessing
 from nasseg.export.program import first_line
-from nasseg.export.windows import Forward
 from nasseg.training.evaluate import evaluate
+from nasseg.training.windows import Forward
 
 LOGIT_TOLERANCE = 1e-3
 """Largest |Δlogit| allowed, as a share of the largest |logit| of the module. Float32 in another order of summation gives about 1e-6."""

@@ -23,9 +23,9 @@ from nasseg.data.dataset import DataSet
 from nasseg.errors import BundleError, ConfigError, DataError, Problem
 from nasseg.export.pictures import find_images, read_picture
 from nasseg.export.preprocessing import Preprocessing
-from nasseg.export.windows import Forward, label_rows, slide, whole_cells
 from nasseg.files import write_atomic
 from nasseg.report.overlay import Share, class_shares, draw_overlay, palette_image
+from nasseg.training.windows import Forward, label_rows, slide, whole_cells
 
 Size = tuple[int, int]
 Pixels = NDArray[np.uint8]

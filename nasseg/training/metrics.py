@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torchmetrics.classification import MulticlassConfusionMatrix
 
@@ -19,13 +21,16 @@ IGNORE = 255
 class Metrics:
     """Measured numbers and how they were measured.
 
-    ``values`` by name in percent: ``miou``, ``macc``, ``aacc``, and the same with ``_split`` behind for further splits. ``per_class`` maps
-    class name to IoU in percent; a class whose union is empty is absent.
+    ``values`` by name in percent: ``miou``, ``macc``, ``aacc``, where it was asked for ``boundary_iou``, and the same with ``_split``
+    behind for further splits. ``per_class`` and ``boundary_per_class`` map class name to IoU in percent; a class whose union is empty is
+    absent. ``confusion`` are the pixels behind them, int64, row: true class, column: predicted class; it does not go into :meth:`to_dict`.
     """
 
     values: Mapping[str, float]
     per_class: Mapping[str, float] = field(default_factory=dict)
     protocol: Mapping[str, Any] = field(default_factory=dict)
+    boundary_per_class: Mapping[str, float] = field(default_factory=dict)
+    confusion: NDArray[np.int64] | None = field(default=None, compare=False, repr=False)
 
     @property
     def miou(self) -> float:
@@ -42,6 +47,11 @@ class Metrics:
         """Correct pixels / counted pixels, in percent."""
         return self.values["aacc"]
 
+    @property
+    def boundary_iou(self) -> float | None:
+        """Mean over classes of the boundary IoU, in percent; None where it was not measured."""
+        return self.values.get("boundary_iou")
+
     def beside(self, split: str, other: Metrics) -> Metrics:
         """These metrics with another split's numbers added under ``name_split``; the protocol lists it under ``also``."""
         also = {**self.protocol.get("also", {}), split: other.protocol.get("images")}
@@ -50,7 +60,8 @@ class Metrics:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data; :meth:`from_dict` gives it back."""
-        return {"values": dict(self.values), "per_class": dict(self.per_class), "protocol": dict(self.protocol)}
+        plain = {"values": dict(self.values), "per_class": dict(self.per_class), "protocol": dict(self.protocol)}
+        return {**plain, "boundary_per_class": dict(self.boundary_per_class)} if self.boundary_per_class else plain
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> Self:
@@ -64,12 +75,28 @@ class SegmentationMetrics:
     With I_c, P_c, T_c the pixels of class c that are right, predicted, true (over the split, 255 left out), U_c = P_c + T_c - I_c:
     IoU_c = I_c / U_c, mIoU its mean over classes with U_c > 0 (a class predicted but absent counts as 0), mAcc the mean of I_c / T_c over
     T_c > 0, aAcc = Σ I_c / Σ T_c: mmsegmentation's IoUMetric.
+
+    ``matrix`` is that matrix, on the device; several processes' sum is the whole split's (:meth:`add`).
     """
 
     def __init__(self, num_classes: int, classes: Sequence[str] | None = None, device: torch.device | str = "cpu") -> None:
         self.num_classes = num_classes
         self.classes = tuple(classes) if classes is not None else tuple(str(c) for c in range(num_classes))
-        self.matrix = MulticlassConfusionMatrix(num_classes, ignore_index=IGNORE, validate_args=False).to(device)
+        self.counter = MulticlassConfusionMatrix(num_classes, ignore_index=IGNORE, validate_args=False).to(device)
+
+    @property
+    def matrix(self) -> Tensor:
+        """(K, K) int64: pixels by true class (row) and predicted class (column)."""
+        matrix: Tensor = self.counter.confmat
+        return matrix
+
+    @matrix.setter
+    def matrix(self, matrix_KK: Tensor) -> None:
+        self.counter.confmat.copy_(matrix_KK)
+
+    def add(self, matrix_KK: Tensor) -> None:
+        """Add another matrix's pixels."""
+        self.counter.confmat += matrix_KK.to(self.counter.confmat)
 
     def update(self, prediction: Tensor, target: Tensor) -> None:
         """Add pixels: targets (…, H, W) of class numbers or 255; predictions of the same shape, or logits (B, K, H, W).
@@ -82,11 +109,11 @@ class SegmentationMetrics:
         if bool(wrong.any()):
             raise DataError(f"a mask holds label {int(target[wrong][0])}; labels go from 0 to {self.num_classes - 1}, and 255 is ignored")
         if bool((target != IGNORE).any()):
-            self.matrix.update(prediction.reshape(-1), target.reshape(-1).long())
+            self.counter.update(prediction.reshape(-1), target.reshape(-1).long())
 
     def compute(self) -> Metrics:
         """The numbers so far; raises :class:`DataError` where no pixel was counted."""
-        matrix = self.matrix.confmat.double().cpu()
+        matrix = self.matrix.double().cpu()
         right, true, predicted = matrix.diag(), matrix.sum(1), matrix.sum(0)
         if not float(true.sum()):
             raise DataError("no pixel could be measured: every mask is 255 throughout")
@@ -100,4 +127,5 @@ class SegmentationMetrics:
                 "aacc": float(100 * right.sum() / true.sum()),
             },
             per_class={name: float(iou[c]) for c, name in enumerate(self.classes) if union[c] > 0},
+            confusion=self.matrix.cpu().numpy().copy(),
         )

@@ -87,14 +87,20 @@ def test_protocol() -> None:
         "images": 5,
         "size": [16, 24],
         "resize": "stretch",
+        "size_divisor": 1,
         "window": "whole",
+        "crop": None,
+        "stride": None,
         "flip": False,
         "scale": "single",
+        "scales": [1.0],
         "masks": "original",
+        "interpolation": "bilinear, antialiased",
         "classes": 3,
         "ignore": 255,
         "unit": "percent",
         "weights": "ema",
+        "precision": "float32",
     }
     assert set(found.per_class) == {"a", "b", "c"}
 

@@ -91,7 +91,7 @@ def test_memory_is_one_matrix_of_exact_counts() -> None:
     metrics = SegmentationMetrics(3)
     for _ in range(3):
         metrics.update(torch.zeros(50, 50, dtype=torch.int64), torch.zeros(50, 50, dtype=torch.int64))
-    state = metrics.matrix.confmat
+    state = metrics.matrix
     assert (state.shape, state.dtype, int(state[0, 0])) == (torch.Size([3, 3]), torch.int64, 7500)
 
 

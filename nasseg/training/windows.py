@@ -1,4 +1,4 @@
-"""Class numbers for images of any size in bounded memory: windows slide over the image, finished rows leave at once.
+"""Windows that slide over an image: for measuring as mmsegmentation does, and for predicting images of any size in bounded memory.
 
 Everything here counts in *cells*: one cell is one logit, ``stride`` × ``stride`` pixels of what the network sees.
 """
@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 Forward = Callable[[Tensor], Tensor]
-"""Normalised images (B, C, H, W) float32 to logits (B, K, ceil(H/stride), ceil(W/stride)), both on the CPU."""
+"""Normalised images (B, C, H, W) float32 to logits (B, K, ceil(H/stride), ceil(W/stride)), both on one device."""
+Weigh = Callable[[int, int], Tensor]
+"""Weights of a window's cells along one side, from the window's length and the cells it shares with its neighbours."""
 
 STRIP_BYTES = 64 * 2**20
 """Logits at the size of the picture are held for so many bytes of rows at a time."""
@@ -40,37 +42,51 @@ def taper(window: int, overlap: int) -> Tensor:
     return torch.minimum(torch.minimum(distance, distance.flip(0)) / ramp, torch.ones(window))
 
 
+def flat(window: int, overlap: int) -> Tensor:
+    """The same weight for every cell: a plain mean where windows overlap, as mmsegmentation's ``slide_inference`` takes it."""
+    return torch.ones(window)
+
+
 def slide(
-    forward: Forward, cut: Callable[[int, int], Tensor], grid: tuple[int, int], window: tuple[int, int], step: tuple[int, int]
+    forward: Forward,
+    cut: Callable[[int, int], Tensor],
+    grid: tuple[int, int],
+    window: tuple[int, int],
+    step: tuple[int, int],
+    *,
+    weigh: Weigh = taper,
+    at_once: int = AT_ONCE,
 ) -> Iterator[Tensor]:
     """Logits (K, rows, grid width) of an image of ``grid`` cells, from the top down, as soon as no further window touches them.
 
     ``cut(top, left)``, in cells, gives the network's input (C, h, w) that begins there; its first ``window`` cells count (fewer where the
-    image ends). Where windows overlap, their logits are averaged with the weights of :func:`taper`. Held at a time: one row of windows.
+    image ends). Where windows overlap, their logits are averaged with the weights ``weigh`` gives. ``at_once`` windows form a batch.
+    Held at a time: one row of windows.
     """
     grid_h, grid_w = grid
     window_h, window_w = min(window[0], grid_h), min(window[1], grid_w)
     step_h, step_w = min(step[0], window_h), min(step[1], window_w)
     tops, lefts = positions(grid_h, window_h, step_h), positions(grid_w, window_w, step_w)
-    weight_y, weight_x = taper(window_h, window_h - step_h), taper(window_w, window_w - step_w)
+    weight_y, weight_x = weigh(window_h, window_h - step_h), weigh(window_w, window_w - step_w)
     total_y, total_x = torch.zeros(grid_h), torch.zeros(grid_w)
     for top in tops:
         total_y[top : top + window_h] += weight_y
     for left in lefts:
         total_x[left : left + window_w] += weight_x
-    weight_hw = weight_y[:, None] * weight_x
+    weight_hw, total_hW = weight_y[:, None] * weight_x, total_y[:, None] * total_x
     band_KhW = torch.zeros(0, window_h, grid_w)
     for row, top in enumerate(tops):
-        for start in range(0, len(lefts), AT_ONCE):
-            columns = lefts[start : start + AT_ONCE]
+        for start in range(0, len(lefts), at_once):
+            columns = lefts[start : start + at_once]
             logits_BKhw = forward(torch.stack([cut(top, left) for left in columns]))[:, :, :window_h, :window_w]
             if not len(band_KhW):
-                band_KhW = torch.zeros(logits_BKhw.shape[1], window_h, grid_w)
+                band_KhW = logits_BKhw.new_zeros(logits_BKhw.shape[1], window_h, grid_w)
+                weight_hw, total_hW = weight_hw.to(band_KhW), total_hW.to(band_KhW)
             for left, logits_Khw in zip(columns, logits_BKhw, strict=True):
                 band_KhW[:, :, left : left + window_w] += logits_Khw * weight_hw
         done = (tops[row + 1] if row + 1 < len(tops) else grid_h) - top
-        yield band_KhW[:, :done] / (total_y[top : top + done, None] * total_x)
-        band_KhW = torch.cat([band_KhW[:, done:], torch.zeros(len(band_KhW), done, grid_w)], dim=1)
+        yield band_KhW[:, :done] / total_hW[top : top + done]
+        band_KhW = torch.cat([band_KhW[:, done:], band_KhW.new_zeros(len(band_KhW), done, grid_w)], dim=1)
 
 
 def label_rows(rows: Iterable[Tensor], grid: tuple[int, int], size: tuple[int, int]) -> NDArray[np.uint8]:

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nasseg.export import windows
-from nasseg.export.windows import label_rows, positions, slide, taper, whole_cells
+from nasseg.training import windows
+from nasseg.training.windows import label_rows, positions, slide, taper, whole_cells
 
 
 @pytest.mark.parametrize(
