@@ -135,6 +135,29 @@ class TrainingConfig(BaseModel):
     color: float = Field(
         default=0.4, ge=0, lt=1, description="brightness, contrast and saturation each change by a random factor within 1 ± this"
     )
+    distort: bool = Field(
+        default=False, description="mmsegmentation's photometric distortion (brightness, contrast, saturation, hue) in place of color"
+    )
+    cat_max_ratio: float = Field(
+        default=1.0,
+        gt=0,
+        le=1,
+        description="a crop of which one class covers this share or more is drawn again, up to 10 times; 1 takes the first, mmsegmentation's "
+        "recipes have 0.75",
+    )
+    rare_crops: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="probability that a crop is laid around a pixel of a class drawn by rarity, of those the image holds",
+    )
+    balance: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="share of the samples of a pass that are drawn by rarity of their classes in place of one after another (Hoyer et al., "
+        "2111.14887)",
+    )
     val_every: int = Field(
         default=0, ge=0, description="iterations between two validations; 0 validates at the end only; the end is always validated"
     )
