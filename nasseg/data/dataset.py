@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import io
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar, NamedTuple, Self
 
 import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
 
-from nasseg.data.images import IGNORE, UInt8, read_image, read_mask
+from nasseg.data.colours import ColourTable
+from nasseg.data.images import IGNORE, Source, UInt8, read_image, read_mask, unreadable
 from nasseg.data.palette import Palette
 from nasseg.errors import DataError
 from nasseg.files import digest
+
+Order = NDArray[np.int64]
+
+ORDER_STREAM = 0
+"""Which of a seed's streams of random numbers the order of samples is drawn from."""
 
 
 class Sample(NamedTuple):
@@ -42,6 +50,20 @@ class Split(ABC):
     def subset(self, indices: Sequence[int], name: str) -> Split:
         """The samples at ``indices`` as a split of another name."""
 
+    def order(self, seed: int, number: int) -> Order:
+        """Training's order in pass ``number``: a permutation of 0…len−1, a function of (seed, number) and the split alone."""
+        return np.random.default_rng([seed, ORDER_STREAM, number]).permutation(len(self))
+
+    def spread(self, most: int) -> Sequence[int]:
+        """Up to ``most`` indices, from all over the split, that are cheap to read."""
+        return range(0, len(self), max(1, -(-len(self) // most)))
+
+    def encoded(self, index: int) -> bytes:
+        """The image of sample ``index`` as the content of an image file: the file itself where there is one, else a PNG."""
+        buffer = io.BytesIO()
+        Image.fromarray(self.read(index).image).save(buffer, "PNG")
+        return buffer.getvalue()
+
     def __len__(self) -> int:
         return len(self.ids)
 
@@ -62,37 +84,49 @@ class Pair:
     """One image file and its mask file; ``stamp`` changes when either is written again."""
 
     id: str
-    image: Path
-    mask: Path
+    image: Source
+    mask: Source
     stamp: tuple[int, ...]
 
     @classmethod
-    def of(cls, id_: str, image: Path, mask: Path) -> Self:
+    def of(cls, id_: str, image: Source, mask: Source) -> Self:
         """With sizes and times as they are now. Raises OSError."""
         first, second = image.stat(), mask.stat()
         return cls(id_, image, mask, (first.st_size, second.st_size, first.st_mtime_ns, second.st_mtime_ns))
 
 
 class FileSplit(Split):
-    """Image and mask files. Each access opens, checks and closes both, and raises DataError naming the file and the rule it breaks."""
+    """Image and mask files. Each access opens, checks and closes both, and raises DataError naming the file and the rule it breaks.
 
-    def __init__(self, name: str, pairs: Sequence[Pair], num_classes: int, relabel: tuple[int, ...] | None = None) -> None:
+    Masks in colours become numbers by ``colours``; ``relabel`` then says the class of each number.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        pairs: Sequence[Pair],
+        num_classes: int,
+        relabel: tuple[int, ...] | None = None,
+        colours: ColourTable | None = None,
+    ) -> None:
         self.name = name
         self.pairs = tuple(pairs)
         self.ids = tuple(pair.id for pair in self.pairs)
         self.num_classes = num_classes
         self.relabel = relabel
+        self.colours = colours
 
     @property
     def key(self) -> str:
         files = [[str(pair.image), str(pair.mask), list(pair.stamp)] for pair in self.pairs]
-        return digest(["files", files, self.num_classes, self.relabel], 32)
+        colours = [] if self.colours is None else [sorted(self.colours.numbers.items())]
+        return digest(["files", files, self.num_classes, self.relabel, *colours], 32)
 
     def read(self, index: int) -> Sample:
         pair = self.pairs[index]
         image = read_image(pair.image)
         table = None if self.relabel is None else np.asarray(self.relabel, dtype=np.uint8)
-        mask = read_mask(pair.mask, self.num_classes, table)
+        mask = read_mask(pair.mask, self.num_classes, table, self.colours)
         if image.shape[:2] != mask.shape:
             raise DataError(
                 f"{pair.image}: image is {image.shape[0]}x{image.shape[1]} (height x width), its mask {pair.mask} "
@@ -100,8 +134,15 @@ class FileSplit(Split):
             )
         return Sample(image, mask)
 
+    def encoded(self, index: int) -> bytes:
+        file = self.pairs[index].image
+        try:
+            return file.read_bytes()
+        except OSError as error:
+            raise DataError(f"{file}: {unreadable(error)}; replace the file or take it out of the data set") from error
+
     def subset(self, indices: Sequence[int], name: str) -> FileSplit:
-        return FileSplit(name, [self.pairs[index] for index in indices], self.num_classes, self.relabel)
+        return FileSplit(name, [self.pairs[index] for index in indices], self.num_classes, self.relabel, self.colours)
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,7 +151,8 @@ class DataSet:
 
     ``spec`` is the canonical string that opens it again. ``fingerprint`` (12 hex digits) follows the content, not the place: class
     names, relabelling, and of every split the ids and file sizes; a copy in another folder has the same. ``classes_from`` says where
-    the classes are known from.
+    the classes are known from. ``original_labels`` is the label the set's own masks and servers have for each class, where that is
+    another than its number here (ADE20K's 1…150, Cityscapes' 7, 8, 11 …).
     """
 
     ignore_index: ClassVar[int] = IGNORE
@@ -122,6 +164,7 @@ class DataSet:
     splits: Mapping[str, Split]
     fingerprint: str
     classes_from: str
+    original_labels: tuple[int, ...] | None = None
 
     @property
     def num_classes(self) -> int:
@@ -139,6 +182,5 @@ class DataSet:
         For whoever is about to start long work on the data; ``nasseg data check`` reads everything and finds all that is wrong.
         """
         for split in self.splits.values():
-            step = max(1, -(-len(split) // most))
-            for index in range(0, len(split), step):
+            for index in split.spread(most):
                 split[index]

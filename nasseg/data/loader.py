@@ -1,8 +1,11 @@
 """Batches. Training batch k is a function of (split, transform, batch size, seed, k): workers, caches and resumes do not change it.
 
-Order: the samples' stream is one shuffled pass over the split after another, each permutation drawn from (seed, pass); batch k holds
-the stream's positions k·B … k·B + B − 1, so every image is seen once a pass and a batch may reach from one pass into the next. The
+Order: the samples' stream is one shuffled pass over the split after another, each drawn from (seed, pass) by the split's ``order``; batch k
+holds the stream's positions k·B … k·B + B − 1, so every image is seen once a pass and a batch may reach from one pass into the next. The
 augmentation of a position is drawn from (seed, position).
+
+Ranks: B is the batch of all ranks together. Of R ranks with b = B/R samples each, rank r has positions k·B + r·b … k·B + r·b + b − 1, so
+the same B gives the same images with the same augmentation on any number of ranks, and a run may go on with another number of them.
 """
 
 from __future__ import annotations
@@ -10,14 +13,15 @@ from __future__ import annotations
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from nasseg.data.dataset import Sample, Split
+from nasseg.data.dataset import Order, Sample, Split
 from nasseg.data.images import UInt8
 from nasseg.errors import ConfigError, DataError, Problem
 
@@ -25,7 +29,14 @@ TrainFunction = Callable[[UInt8, UInt8, int], tuple[Tensor, Tensor]]
 EvalFunction = Callable[[UInt8], Tensor]
 EvalBatch = tuple[Tensor, list[UInt8], list[str]]
 
-_ORDER, _AUGMENT, _WORKERS = 0, 1, 2  # streams of one seed
+_AUGMENT, _WORKERS = 1, 2  # streams of one seed; 0 is dataset.ORDER_STREAM
+
+
+class Sampler(Protocol):
+    """Decides which samples training sees, in place of the split's own shuffled passes."""
+
+    def order(self, seed: int, number: int) -> Order:
+        """``len(split)`` indices of the split, some perhaps more than once: pass ``number``, a function of (seed, number)."""
 
 
 class CachedSplit(Split):
@@ -46,6 +57,15 @@ class CachedSplit(Split):
         if sample is None:
             sample = self._samples[index] = self.split.read(index)
         return sample
+
+    def order(self, seed: int, number: int) -> Order:
+        return self.split.order(seed, number)
+
+    def spread(self, most: int) -> Sequence[int]:
+        return self.split.spread(most)
+
+    def encoded(self, index: int) -> bytes:
+        return self.split.encoded(index)
 
     def fill(self) -> CachedSplit:
         """Read everything now: worker processes started by fork then share the memory."""
@@ -89,19 +109,25 @@ class TrainStream(Dataset[tuple[Tensor, Tensor] | DataError]):
     A DataError is handed over, not raised: DataLoader would wrap one raised in a worker in the worker's traceback.
     """
 
-    def __init__(self, split: Split, transform: TrainFunction, seed: int) -> None:
+    def __init__(self, split: Split, transform: TrainFunction, seed: int, sampler: Sampler | None = None) -> None:
         self.split = split
         self.transform = transform
         self.seed = seed
+        self.sampler: Sampler = split if sampler is None else sampler
         self._pass = -1
-        self._order: np.ndarray[tuple[int], np.dtype[np.int64]] = np.empty(0, dtype=np.int64)
+        self._order: Order = np.empty(0, dtype=np.int64)
 
     def index(self, position: int) -> int:
         """Which sample of the split stands at a position."""
         number, offset = divmod(position, len(self.split))
         if number != self._pass:
-            self._order = np.random.default_rng([self.seed, _ORDER, number]).permutation(len(self.split))
-            self._pass = number
+            order = self.sampler.order(self.seed, number)
+            if len(order) != len(self.split):
+                raise DataError(
+                    f"{type(self.sampler).__name__}: order gives {len(order)} indices a pass; it must give as many as split "
+                    f"{self.split.name} has samples, {len(self.split)}"
+                )
+            self._order, self._pass = order, number
         return int(self._order[offset])
 
     def __getitem__(self, position: int) -> tuple[Tensor, Tensor] | DataError:
@@ -131,6 +157,25 @@ class EvalSamples(Dataset[tuple[Tensor, UInt8, str] | DataError]):
         return self.transform(image), mask, self.split.ids[index]
 
 
+@dataclass(frozen=True, slots=True)
+class Positions:
+    """The stream's positions that one rank takes, a list for each of its batches ``start`` … ``stop − 1``."""
+
+    batch_size: int
+    start: int
+    stop: int
+    rank: int = 0
+    ranks: int = 1
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for number in range(self.start, self.stop):
+            first = (number * self.ranks + self.rank) * self.batch_size
+            yield list(range(first, first + self.batch_size))
+
+    def __len__(self) -> int:
+        return max(self.stop - self.start, 0)
+
+
 def train_batches(
     split: Split,
     transform: TrainFunction,
@@ -142,24 +187,30 @@ def train_batches(
     workers: int = 0,
     cache: bool = False,
     pin_memory: bool = False,
+    rank: int = 0,
+    ranks: int = 1,
+    sampler: Sampler | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches ``start`` … ``iterations − 1``: x float32 (B, 3, H, W), y int64 (B, H, W).
+    """Batches ``start`` … ``iterations − 1``: x float32 (B, 3, H, W), y int64 (B, H, W) with B = ``batch_size``.
 
-    ``workers`` processes decode and transform (0: this one; never more than this process has cores, which changes no batch). ``cache``
-    keeps the decoded images in memory (:func:`cached`). Raises ConfigError for numbers out of range, DataError for what the split
-    cannot read, also out of a worker.
+    Of ``ranks`` processes that train together this is number ``rank``, and ``batch_size`` is its share: ``start`` and ``iterations`` count
+    batches of all ranks together. ``sampler`` chooses the samples in place of ``split.order``. ``workers`` processes decode and transform
+    (0: this one; never more than this process has cores, which changes no batch). ``cache`` keeps the decoded images in memory
+    (:func:`cached`). Raises ConfigError for numbers out of range, DataError for what the split cannot read, also out of a worker.
     """
     problems = _problems(split, batch_size, workers) + [
         Problem("loader", name, "a whole number from 0 up", given, 0)
         for name, given in (("start", start), ("iterations", iterations), ("seed", seed))
         if given < 0
     ]
+    if ranks < 1:
+        problems.append(Problem("loader", "ranks", "a whole number from 1 up", ranks, 1))
+    elif not 0 <= rank < ranks:
+        problems.append(Problem("loader", "rank", f"a whole number from 0 to {ranks - 1}, one less than ranks", rank, 0))
     if problems:
         raise ConfigError(problems)
-    source = _source(split, workers, cache)
-    return _train_batches(
-        TrainStream(source, transform, seed), range(start * batch_size, iterations * batch_size), batch_size, workers, pin_memory
-    )
+    stream = TrainStream(_source(split, workers, cache), transform, seed, sampler)
+    return _train_batches(stream, Positions(batch_size, start, iterations, rank, ranks), workers, pin_memory)
 
 
 def eval_batches(
@@ -178,10 +229,9 @@ def eval_batches(
     return _eval_batches(samples, batch_size, workers, pin_memory)
 
 
-def _train_batches(
-    stream: TrainStream, positions: range, batch_size: int, workers: int, pin_memory: bool
-) -> Iterator[tuple[Tensor, Tensor]]:
-    for batch in DataLoader(stream, batch_size, sampler=positions, collate_fn=_collate_train, **_options(workers, pin_memory, stream.seed)):
+def _train_batches(stream: TrainStream, positions: Positions, workers: int, pin_memory: bool) -> Iterator[tuple[Tensor, Tensor]]:
+    options = _options(workers, pin_memory, stream.seed)
+    for batch in DataLoader(stream, batch_sampler=positions, collate_fn=_collate_train, **options):
         if isinstance(batch, DataError):
             raise batch
         x_BCHW, y_BHW = batch

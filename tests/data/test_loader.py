@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections import Counter
 from collections.abc import Iterator
@@ -11,11 +12,12 @@ import numpy as np
 import pytest
 import torch
 from kits_data import save, write_tree
+from PIL import Image
 
 from nasseg.data import loader
 from nasseg.data.dataset import Split
 from nasseg.data.layouts import open_data
-from nasseg.data.loader import TrainStream, cached, eval_batches, forget_cached, train_batches, usable_cores
+from nasseg.data.loader import Positions, TrainStream, cached, eval_batches, forget_cached, train_batches, usable_cores
 from nasseg.data.transforms import EvalTransform, TrainTransform
 from nasseg.errors import ConfigError, DataError
 
@@ -204,6 +206,91 @@ def test_left_early(split: Split) -> None:
     batches = train_batches(split, TRAIN, batch_size=2, iterations=50, workers=1)
     next(batches)
     batches.close()
+
+
+@pytest.mark.parametrize("start", [0, 3])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_ranks_together_see_what_one_sees(split: Split, workers: int, start: int) -> None:
+    whole = collect(split, batch_size=4, start=start)
+    parts = [collect(split, batch_size=2, start=start, workers=workers, rank=rank, ranks=2) for rank in (0, 1)]
+    assert [len(part) for part in parts] == [6 - start] * 2
+    joined = [(torch.cat([x, p]), torch.cat([y, q])) for (x, y), (p, q) in zip(*parts, strict=True)]
+    assert_same(whole, joined)
+
+
+def test_resume_on_another_number_of_ranks(split: Split) -> None:
+    whole = collect(split, batch_size=4)
+    for rank in range(4):
+        later = collect(split, batch_size=1, rank=rank, ranks=4, start=2)
+        assert_same([(x[rank : rank + 1], y[rank : rank + 1]) for x, y in whole[2:]], later)
+
+
+def test_half_the_batch_twice_as_often(split: Split) -> None:
+    whole = collect(split, batch_size=4)
+    halves = collect(split, batch_size=2, start=4, iterations=12)
+    assert_same(whole[2:], [(torch.cat([x, p]), torch.cat([y, q])) for (x, y), (p, q) in zip(halves[::2], halves[1::2], strict=True)])
+
+
+def test_positions_of_a_rank() -> None:
+    assert list(Positions(2, 3, 5, rank=1, ranks=3)) == [[20, 21], [26, 27]]
+    assert len(Positions(2, 3, 5)) == 2
+    assert len(Positions(2, 5, 3)) == len(list(Positions(2, 5, 3))) == 0
+
+
+def test_order_does_not_change() -> None:
+    split = open_data("synthetic:streets?train=7&size=32x32").splits["train"]
+    assert split.order(5, 0).tolist() == [1, 4, 2, 3, 6, 5, 0]
+    assert cached(split).order(5, 1).tolist() == split.order(5, 1).tolist() != split.order(5, 0).tolist()
+
+
+class Backwards:
+    """The last sample first; after the first pass, pass k is sample k alone."""
+
+    def order(self, seed: int, number: int) -> np.ndarray:
+        return np.full(7, number) if number else np.arange(7)[::-1]
+
+
+class Short:
+    def order(self, seed: int, number: int) -> np.ndarray:
+        return np.arange(3)
+
+
+def test_sampler_takes_the_splits_place(split: Split) -> None:
+    stream = TrainStream(split, TRAIN, 5, Backwards())
+    assert [stream.index(position) for position in range(9)] == [6, 5, 4, 3, 2, 1, 0, 1, 1]
+    batches = list(train_batches(split, TRAIN, batch_size=3, iterations=3, seed=5, sampler=Backwards()))
+    assert torch.equal(batches[1][0][0], stream[3][0])
+    assert_same(batches, list(train_batches(split, TRAIN, batch_size=3, iterations=3, seed=5, sampler=Backwards(), workers=1)))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_sampler_of_another_length(split: Split, workers: int) -> None:
+    with pytest.raises(DataError, match="Short: order gives 3 indices a pass; it must give as many as split train has samples, 7"):
+        next(train_batches(split, TRAIN, batch_size=3, iterations=3, sampler=Short(), workers=workers))
+
+
+def test_a_spread_of_samples(split: Split) -> None:
+    assert list(split.spread(3)) == [0, 3, 6]
+    assert list(cached(split).spread(10)) == list(range(7))
+
+
+def test_encoded_is_the_file_or_a_png(tmp_path: Path, split: Split) -> None:
+    root = write_tree(tmp_path)
+    train = open_data(str(root)).splits["train"]
+    assert train.encoded(1) == (root / "train/images/a_2.png").read_bytes()
+    with Image.open(io.BytesIO(cached(split).encoded(2))) as picture:
+        np.testing.assert_array_equal(np.array(picture), split[2].image)
+    (root / "train/images/a_2.png").unlink()
+    with pytest.raises(DataError, match=r"a_2\.png: the file is gone"):
+        train.encoded(1)
+
+
+def test_ranks_out_of_range(split: Split) -> None:
+    for rank in (-1, 2):
+        with pytest.raises(ConfigError, match="loader: rank: a whole number from 0 to 1, one less than ranks"):
+            collect(split, rank=rank, ranks=2)
+    with pytest.raises(ConfigError, match="loader: ranks: a whole number from 1 up"):
+        collect(split, ranks=0)
 
 
 def test_refused_at_once(split: Split) -> None:
