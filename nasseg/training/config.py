@@ -142,8 +142,8 @@ class TrainingConfig(BaseModel):
         default=1.0,
         gt=0,
         le=1,
-        description="a crop of which one class covers this share or more is drawn again, up to 10 times; 1 takes the first, mmsegmentation's "
-        "recipes have 0.75",
+        description="a crop of which one class covers this share or more is drawn again, up to 10 times; 1 takes the first; "
+        "mmsegmentation's recipes have 0.75",
     )
     rare_crops: float = Field(
         default=0.0,
