@@ -48,7 +48,7 @@ class TrainingConfig(BaseModel):
     the teacher; who it is belongs to the run (``teacher`` in run.yaml)."""
 
     iterations: int = Field(default=1000, ge=1, description="optimiser steps of one complete schedule (times the trial's fidelity)")
-    batch_size: int = Field(default=8, ge=1, description="images in one forward pass")
+    batch_size: int = Field(default=8, ge=1, description="images in one forward pass, over all processes of a run together")
     accumulation: int = Field(
         default=1, ge=1, description="forward passes summed up in one iteration; an iteration sees batch_size × accumulation images"
     )
@@ -117,6 +117,17 @@ class TrainingConfig(BaseModel):
     channels_last: bool = Field(
         default=True, description="keep images and maps in channels-last memory order, which is faster on most devices"
     )
+    sync_bn: bool = Field(
+        default=True, description="in a run of several processes, BatchNorm's statistics are those of the whole batch and not of one's share"
+    )
+    oom: Literal["halve", "fail"] = Field(
+        default="fail",
+        description="too little memory in a forward pass: halve the images computed at once (same batch, same steps), or end the run",
+    )
+    compile: bool = Field(default=False, description="compile the network with torch.compile for the training steps")
+    compile_backend: Literal["inductor", "aot_eager", "eager"] = Field(
+        default="inductor", description="torch.compile's backend; inductor is the one that is faster"
+    )
     threads: int = Field(default=0, ge=0, description="CPU threads of one run; 0 leaves PyTorch's own number")
     device: str = Field(
         default="auto",
@@ -175,6 +186,7 @@ class TrainingConfig(BaseModel):
         description="where nasseg train writes its progress: log.csv (always) and, of the packages installed, TensorBoard, W&B, MLflow",
     )
     checkpoint_every: int = Field(default=500, ge=0, description="iterations between two checkpoints; 0 writes one at the end only")
+    keep_last: int = Field(default=2, ge=1, description="checkpoints that are kept, the newest ones; the best weights are kept besides")
 
     @field_validator("loss", mode="before")
     @classmethod
