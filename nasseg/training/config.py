@@ -43,7 +43,9 @@ class TrainingConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, validate_default=True)
 
-    OPERATIONAL: ClassVar[frozenset[str]] = frozenset(("device", "threads", "workers", "cache", "checkpoint_every", "tracking", "distill"))
+    OPERATIONAL: ClassVar[frozenset[str]] = frozenset(
+        ("device", "threads", "workers", "cache", "checkpoint_every", "keep_last", "oom", "compile", "compile_backend", "tracking", "distill")
+    )
     """Fields that say how a run is carried out and not what it computes: they may change when a run is resumed. ``distill`` is the place of
     the teacher; who it is belongs to the run (``teacher`` in run.yaml)."""
 
