@@ -1,6 +1,6 @@
-"""Losses of a segmentation run, and the weights of its classes.
+"""The loss of a segmentation run, and the weights of its classes.
 
-All take logits (B, K, h, w) of any size and targets (B, H, W) of class numbers with 255 for pixels that do not count; logits are resized
+It takes logits (B, K, h, w) of any size and targets (B, H, W) of class numbers with 255 for pixels that do not count; logits are resized
 to the targets' size first (bilinear, corners not aligned), as mmsegmentation trains.
 """
 
@@ -16,77 +16,73 @@ from torch.nn import functional as F
 from nasseg.data.dataset import Split
 from nasseg.errors import DataError
 from nasseg.files import cache_dir, canonical_json, digest, read_json_or_none, write_atomic
+from nasseg.training import terms
+from nasseg.training.mixture import parse_mixture
 
-IGNORE = 255
-
-OHEM_THRESHOLD = 0.7
-OHEM_KEPT = 1 / 16
-DICE_SMOOTH = 1.0
+IGNORE = terms.IGNORE
 
 
 class SegmentationLoss(nn.Module):
-    """One number from logits and targets.
+    """One number from logits and targets: the weighted sum that ``kind`` spells, in float32.
 
-    ``cross_entropy``: sum over counted pixels of w[y]·CE / sum of w[y], in float32. That is :func:`torch.nn.functional.cross_entropy` with
-    reduction ``mean``, except that a batch in which no pixel counts gives 0 instead of NaN.
+    ``cross_entropy``: Σ w·CE / Σ w over the counted pixels, w the weight of the pixel's class; with label smoothing where asked for.
+    ``ohem``: the same over the hard pixels (:func:`nasseg.training.terms.hardest`).
+    ``boundary``: the same with pixels weighted by their distance to a border (:func:`nasseg.training.terms.boundary_weights`).
+    ``dice``, ``lovasz``: :func:`nasseg.training.terms.dice`, :func:`nasseg.training.terms.lovasz`, without weights of classes: there every
+    class counts alike as it is.
+    ``cross_entropy_dice``, ``cross_entropy_lovasz``: the plain sums. ``cross_entropy+0.5*dice``: any weighted sum of different terms.
 
-    ``ohem``: the same over the pixels whose probability of the true class is below 0.7, but over no fewer than a sixteenth of the counted
-    pixels, the hardest ones (as mmsegmentation's OHEMPixelSampler, whose 100,000 pixels for 8×512² are that share rounded up).
-
-    ``cross_entropy_dice``: cross-entropy plus 1 - mean over classes of (2·Σ p·t + 1) / (Σ p² + Σ t² + 1), sums over the batch's counted
-    pixels (Milletari et al., V-Net, 1606.04797, eq. 2; the mean is over classes that occur in the batch).
+    A network with an auxiliary head gives a pair of logits; ``aux_weight`` times the cross-entropy of the second (weights of classes and
+    label smoothing as above) is added.
     """
 
     weights_K: Tensor | None
 
-    def __init__(self, kind: str = "cross_entropy", *, class_weights: Sequence[float] | None = None, label_smoothing: float = 0.0) -> None:
+    def __init__(
+        self,
+        kind: str = "cross_entropy",
+        *,
+        class_weights: Sequence[float] | None = None,
+        label_smoothing: float = 0.0,
+        aux_weight: float = 0.0,
+    ) -> None:
         super().__init__()
         self.kind = kind
+        self.mixture = parse_mixture(kind)
         self.label_smoothing = label_smoothing
+        self.aux_weight = aux_weight
         self.register_buffer("weights_K", None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32))
 
-    def forward(self, logits_BKhw: Tensor, target_BHW: Tensor) -> Tensor:
-        logits_BKHW = F.interpolate(logits_BKhw.float(), size=target_BHW.shape[-2:], mode="bilinear", align_corners=False)
-        if self.kind == "ohem":
-            target_BHW = self._hardest(logits_BKHW, target_BHW)
-        loss = self._cross_entropy(logits_BKHW, target_BHW)
-        if self.kind == "cross_entropy_dice":
-            loss = loss + self._dice(logits_BKHW, target_BHW)
-        return loss
+    def forward(self, logits_BKhw: Tensor | tuple[Tensor, Tensor], target_BHW: Tensor) -> Tensor:
+        if isinstance(logits_BKhw, tuple):
+            main_BKhw, aux_BKhw = logits_BKhw
+            return self.forward(main_BKhw, target_BHW) + self.aux_weight * self._cross_entropy(resized(aux_BKhw, target_BHW), target_BHW)
+        logits_BKHW = resized(logits_BKhw, target_BHW)
+        parts = [weight * self._term(name, logits_BKHW, target_BHW) for name, weight in self.mixture.items()]
+        return torch.stack(parts).sum() if len(parts) > 1 else parts[0]
 
-    def _cross_entropy(self, logits_BKHW: Tensor, target_BHW: Tensor) -> Tensor:
-        total = F.cross_entropy(
-            logits_BKHW, target_BHW, self.weights_K, ignore_index=IGNORE, reduction="sum", label_smoothing=self.label_smoothing
+    def _term(self, name: str, logits_BKHW: Tensor, target_BHW: Tensor) -> Tensor:
+        if name == "dice":
+            return terms.dice(logits_BKHW, target_BHW)
+        if name == "lovasz":
+            return terms.lovasz(logits_BKHW, target_BHW)
+        if name == "ohem":
+            target_BHW = terms.hardest(logits_BKHW, target_BHW)
+        return self._cross_entropy(logits_BKHW, target_BHW, terms.boundary_weights(target_BHW) if name == "boundary" else None)
+
+    def _cross_entropy(self, logits_BKHW: Tensor, target_BHW: Tensor, pixel_weights_BHW: Tensor | None = None) -> Tensor:
+        return terms.cross_entropy(
+            logits_BKHW,
+            target_BHW,
+            class_weights_K=self.weights_K,
+            pixel_weights_BHW=pixel_weights_BHW,
+            label_smoothing=self.label_smoothing,
         )
-        counted = target_BHW != IGNORE
-        if self.weights_K is None:
-            mass = counted.sum().clamp_min(1)
-        else:
-            mass = (self.weights_K[target_BHW.masked_fill(~counted, 0)] * counted).sum()
-            mass = torch.where(mass > 0, mass, torch.ones_like(mass))
-        return total / mass
 
-    def _hardest(self, logits_BKHW: Tensor, target_BHW: Tensor) -> Tensor:
-        """The targets with every easy pixel set to 255."""
-        with torch.no_grad():
-            counted = target_BHW != IGNORE
-            true_BHW = logits_BKHW.softmax(1).gather(1, target_BHW.masked_fill(~counted, 0).unsqueeze(1)).squeeze(1)
-            probability_N = true_BHW[counted]
-            if probability_N.numel() == 0:
-                return target_BHW
-            least = max(1, int(probability_N.numel() * OHEM_KEPT))
-            bound = probability_N.kthvalue(least).values.clamp_min(OHEM_THRESHOLD)
-            return target_BHW.masked_fill(true_BHW > bound, IGNORE)
 
-    def _dice(self, logits_BKHW: Tensor, target_BHW: Tensor) -> Tensor:
-        counted = (target_BHW != IGNORE).unsqueeze(1)
-        p_BKHW = logits_BKHW.softmax(1) * counted
-        t_BKHW = F.one_hot(target_BHW.masked_fill(~counted.squeeze(1), 0), logits_BKHW.shape[1]).movedim(-1, 1) * counted
-        overlap_K = (p_BKHW * t_BKHW).sum((0, 2, 3))
-        size_K = t_BKHW.sum((0, 2, 3))
-        dice_K = (2 * overlap_K + DICE_SMOOTH) / (p_BKHW.square().sum((0, 2, 3)) + size_K + DICE_SMOOTH)
-        present_K = size_K > 0
-        return ((1 - dice_K) * present_K).sum() / present_K.sum().clamp_min(1)
+def resized(logits_BKhw: Tensor, target_BHW: Tensor) -> Tensor:
+    """Logits in float32 at the targets' size."""
+    return F.interpolate(logits_BKhw.float(), size=target_BHW.shape[-2:], mode="bilinear", align_corners=False)
 
 
 def build_loss(
@@ -96,13 +92,14 @@ def build_loss(
     label_smoothing: float,
     split: Split,
     num_classes: int,
+    aux_weight: float = 0.0,
 ) -> SegmentationLoss:
     """The loss a configuration names; class weights come from the training split's masks."""
     weigh: dict[str, Callable[[], Sequence[float] | None]] = {
         "none": lambda: None,
         "sqrt_median_frequency": lambda: sqrt_median_frequency(*class_pixels(split, num_classes)),
     }
-    return SegmentationLoss(kind, class_weights=weigh[class_weights](), label_smoothing=label_smoothing)
+    return SegmentationLoss(kind, class_weights=weigh[class_weights](), label_smoothing=label_smoothing, aux_weight=aux_weight)
 
 
 def sqrt_median_frequency(pixels: Sequence[int], seen_in: Sequence[int]) -> list[float]:

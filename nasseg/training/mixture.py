@@ -41,7 +41,11 @@ def spell_mixture(given: Any) -> Any:
         given = "+".join(f"{weight}*{name}" for name, weight in given.items())
     if not isinstance(given, str) or given in NAMED:
         return given
-    return "+".join(name if weight == 1 else f"{weight:g}*{name}" for name, weight in parse_mixture(given).items())
+    return "+".join(name if weight == 1 else f"{_number(weight)}*{name}" for name, weight in parse_mixture(given).items())
+
+
+def _number(weight: float) -> str:
+    return f"{weight:g}" if float(f"{weight:g}") == weight else repr(weight)
 
 
 def nearest_mixture(given: Any) -> str:

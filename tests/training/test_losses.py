@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from nasseg.data.dataset import Sample, Split
 from nasseg.errors import DataError
 from nasseg.training.losses import SegmentationLoss, build_loss, class_pixels, sqrt_median_frequency
+from nasseg.training.mixture import NAMED, TERMS
 
 
 class Masks(Split):
@@ -56,7 +57,7 @@ def test_cross_entropy_is_torchs_mean(weights: list[float] | None, smoothing: fl
     torch.testing.assert_close(ours, torchs)
 
 
-@pytest.mark.parametrize("kind", ["cross_entropy", "ohem", "cross_entropy_dice"])
+@pytest.mark.parametrize("kind", [*TERMS, *NAMED, "ohem+0.5*lovasz+2*dice"])
 def test_a_batch_in_which_nothing_counts_gives_zero_and_no_nan(kind: str) -> None:
     logits, _ = batch()
     loss = SegmentationLoss(kind, class_weights=[1.0, 1.0, 1.0, 1.0])(logits, torch.full((2, 8, 8), 255))
@@ -97,6 +98,56 @@ def test_dice_by_hand() -> None:
     cross_entropy = -(np.log(0.8) + np.log(0.6)) / 2
     loss = SegmentationLoss("cross_entropy_dice")(p.log().reshape(1, 2, 1, 2), target)
     assert loss.item() == pytest.approx(cross_entropy + 1 - dice, rel=1e-6)
+
+
+def test_ohem_with_weights_of_classes_by_hand() -> None:
+    # Probabilities of the true class .6, .2 (class 0) and .5 (class 1) are hard, .9 is not; weights .5 and 2.
+    p = torch.tensor([0.6, 0.2, 0.5, 0.9])
+    logits = torch.stack([torch.tensor([0.6, 0.2, 0.5, 0.9]).log(), (1 - p).log()]).reshape(1, 2, 1, 4)
+    target = torch.tensor([[[0, 0, 1, 0]]])
+    expected = -(0.5 * np.log(0.6) + 0.5 * np.log(0.2) + 2 * np.log(0.5)) / 3
+    assert SegmentationLoss("ohem", class_weights=[0.5, 2.0])(logits, target).item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_sums_are_sums() -> None:
+    logits, target = batch()
+    alone = {name: SegmentationLoss(name)(logits, target).item() for name in TERMS}
+    for kind, expected in (
+        ("cross_entropy_dice", alone["cross_entropy"] + alone["dice"]),
+        ("cross_entropy_lovasz", alone["cross_entropy"] + alone["lovasz"]),
+        ("0.5*ohem+2*lovasz+boundary", 0.5 * alone["ohem"] + 2 * alone["lovasz"] + alone["boundary"]),
+    ):
+        assert SegmentationLoss(kind)(logits, target).item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_boundary_by_hand() -> None:
+    # Borders of classes lie between columns 1 and 2: distances 1, 0, 0, 1; the ignored pixel makes none.
+    p = torch.tensor([0.9, 0.8, 0.7, 0.6, 0.5])
+    logits = torch.stack([p.log(), (1 - p).log()]).reshape(1, 2, 1, 5)
+    target = torch.tensor([[[0, 0, 1, 1, 255]]])
+    near, at = 1 + 10 * np.exp(-1 / 50), 11.0
+    errors = [-np.log(0.9), -np.log(0.8), -np.log(0.3), -np.log(0.4)]
+    weights = [near, at, at, near]
+    expected = np.dot(errors, weights) / sum(weights)
+    assert SegmentationLoss("boundary")(logits, target).item() == pytest.approx(expected, rel=1e-5)
+    classes = [0.5, 0.5, 2.0, 2.0]
+    expected = np.dot(np.multiply(errors, classes), weights) / np.dot(classes, weights)
+    assert SegmentationLoss("boundary", class_weights=[0.5, 2.0])(logits, target).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_boundary_without_a_border_is_cross_entropy() -> None:
+    logits, _ = batch()
+    target = torch.ones(2, 8, 8, dtype=torch.int64)
+    torch.testing.assert_close(SegmentationLoss("boundary")(logits, target), SegmentationLoss()(logits, target))
+
+
+def test_auxiliary_logits_add_their_share() -> None:
+    logits, target = batch()
+    beside = torch.randn(2, 4, 4, 4, generator=torch.Generator().manual_seed(9))
+    weights = [0.5, 1.0, 2.0, 0.3]
+    both = SegmentationLoss("dice", class_weights=weights, aux_weight=0.4)((logits, beside), target)
+    expected = SegmentationLoss("dice")(logits, target) + 0.4 * SegmentationLoss(class_weights=weights)(beside, target)
+    torch.testing.assert_close(both, expected)
 
 
 def test_loss_is_computed_in_float32() -> None:
