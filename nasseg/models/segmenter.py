@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from nasseg.errors import ConfigError, Problem
 from nasseg.genes.genotype import Genotype
+from nasseg.models.auxiliary import MAP, AuxiliaryHead
 from nasseg.models.backbones.registry import create_backbone, describe_backbone
 from nasseg.models.decoder import Decoder
 from nasseg.models.ops import PAD_MULTIPLE, channels_last
@@ -28,29 +29,42 @@ class SegModel(nn.Module):
         self.stride = genotype.fusion_stride
         self.backbone = backbone
         self.decoder = decoder
+        # A head for training alone (:meth:`add_auxiliary`).
+        self.auxiliary: AuxiliaryHead | None = None
         # What a bundle says of pixels and classes; set by nasseg.export.bundle.load_bundle.
         self.preprocessing: dict[str, Any] | None = None
 
-    def forward(self, x_BCHW: Tensor) -> Tensor:
-        """Logits (B, K, ceil(H/s), ceil(W/s)) with s = ``stride``."""
+    def add_auxiliary(self) -> None:
+        """Put a second head beside the decoder, for training: see :meth:`forward`. In eval mode the network stays what it is."""
+        channels = self.decoder.channels[MAP]
+        self.auxiliary = AuxiliaryHead(channels, self.num_classes)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        """Logits (B, K, ceil(H/s), ceil(W/s)) with s = ``stride``.
+
+        In training mode, with an auxiliary head, a pair: those, and the head's logits at stride 16, of the image padded to multiples of 32.
+        """
         height, width = x_BCHW.shape[2], x_BCHW.shape[3]
-        logits_BKhw = self._padded_logits(x_BCHW)
-        return logits_BKhw[:, :, : -(-height // self.stride), : -(-width // self.stride)]
+        features = self._features(x_BCHW)
+        aux_BKhw = self.auxiliary(features[MAP]) if self.training and self.auxiliary is not None else None
+        logits_BKhw: Tensor = self.decoder(features)[:, :, : -(-height // self.stride), : -(-width // self.stride)]
+        return logits_BKhw if aux_BKhw is None else (logits_BKhw, aux_BKhw)
 
     def predict(self, x_BCHW: Tensor) -> Tensor:
         """Logits at the size of the input: (B, K, H, W), bilinear with ``align_corners=False`` over the padded image, then cropped."""
         height, width = x_BCHW.shape[2], x_BCHW.shape[3]
-        logits_BKhw = self._padded_logits(x_BCHW)
+        logits_BKhw: Tensor = self.decoder(self._features(x_BCHW))
         size = (logits_BKhw.shape[2] * self.stride, logits_BKhw.shape[3] * self.stride)
         return F.interpolate(logits_BKhw, size=size, mode="bilinear", align_corners=False)[:, :, :height, :width]
 
-    def _padded_logits(self, x_BCHW: Tensor) -> Tensor:
+    def _features(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The backbone's maps of the padded image."""
         below, right = -x_BCHW.shape[2] % PAD_MULTIPLE, -x_BCHW.shape[3] % PAD_MULTIPLE
         if below or right:
             x_BCHW = F.pad(x_BCHW, (0, right, 0, below))
         # The image is the smallest map there is; with its channels last, so come all that follow, and no layout changes on the way.
-        logits_BKhw: Tensor = self.decoder(self.backbone(channels_last(x_BCHW)))
-        return logits_BKhw
+        features: tuple[Tensor, Tensor, Tensor, Tensor] = self.backbone(channels_last(x_BCHW))
+        return features
 
 
 def build(

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from nasseg.errors import StudyError, WeightsError
 from nasseg.files import write_atomic
+from nasseg.models.auxiliary import without_auxiliary
 
 FORMAT = 1
 LAST = "last.pt"
@@ -90,8 +91,8 @@ def load_checkpoint(place: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def plain_weights(model: nn.Module) -> dict[str, Tensor]:
-    """A copy of the weights on the CPU, in plain memory order."""
-    return {name: value.detach().to("cpu", copy=True).contiguous() for name, value in model.state_dict().items()}
+    """A copy of the weights on the CPU, in plain memory order, without those of an auxiliary head."""
+    return {name: value.detach().to("cpu", copy=True).contiguous() for name, value in without_auxiliary(model.state_dict()).items()}
 
 
 def write_weights(path: Path, weights: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Path:

@@ -15,8 +15,10 @@ from nasseg.data.dataset import DataSet
 from nasseg.data.layouts import open_data
 from nasseg.data.loader import train_batches
 from nasseg.data.transforms import TrainTransform
-from nasseg.errors import TrainingFailed, WeightsError
+from nasseg.errors import ConfigError, Problem, TrainingFailed, WeightsError
+from nasseg.models.auxiliary import load_network
 from nasseg.models.backbones.contract import Backbone
+from nasseg.models.ops import PAD_MULTIPLE
 from nasseg.models.segmenter import SegModel, build
 from nasseg.training.checkpoint import load_checkpoint
 from nasseg.training.config import TrainingConfig
@@ -58,6 +60,9 @@ class Job:
             drop_path=config.drop_path,
             dropout=config.dropout,
         )
+        if config.aux_loss:
+            _check_auxiliary(trial.size, config)
+            model.add_auxiliary()
         job = cls(trial, config, data, model, device, max(1, round(config.iterations * trial.fidelity)))
         if config.freeze_backbone:
             job.backbone.freeze()
@@ -93,6 +98,7 @@ class Job:
             label_smoothing=config.label_smoothing,
             split=self.data.split("train"),
             num_classes=self.data.num_classes,
+            aux_weight=config.aux_loss,
         )
 
     def batches(self, start: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -207,6 +213,14 @@ def crop_of(size: tuple[int, int], share: float) -> tuple[tuple[int, int], float
     return (H, W), max(size[0] / H, size[1] / W)
 
 
+def _check_auxiliary(size: tuple[int, int], config: TrainingConfig) -> None:
+    """The logits of the auxiliary head lie over the whole crop only where the backbone need not pad it."""
+    crop, _ = crop_of(size, config.crop)
+    if crop[0] % PAD_MULTIPLE or crop[1] % PAD_MULTIPLE:
+        legal = "x".join(str(max(PAD_MULTIPLE, round(side / PAD_MULTIPLE) * PAD_MULTIPLE)) for side in size)
+        raise ConfigError(Problem("", "size", f"aux_loss needs sides that are multiples of {PAD_MULTIPLE}", f"{crop[0]}x{crop[1]}", legal))
+
+
 def start_from(loop: Loop, parent: str) -> None:
     """Go on from a checkpoint: of the same run with its whole state, of the same network (another fidelity, say) with its weights alone.
 
@@ -219,7 +233,7 @@ def start_from(loop: Loop, parent: str) -> None:
         loop.restore(state)
     elif not {"genotype", "classes"} & set(differing):
         kept = state["kept"]
-        loop.model.load_state_dict(state["model"] if kept is None or kept["weights"] is None else kept["weights"])
+        load_network(loop.model, state["model"] if kept is None or kept["weights"] is None else kept["weights"])
     else:
         said = "; ".join(f"{key} {there.get(key)} there, {loop.identity[key]} here" for key in ("genotype", "classes") if key in differing)
         raise WeightsError(f"{parent}: a checkpoint of another network: {said}")
