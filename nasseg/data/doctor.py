@@ -18,11 +18,13 @@ from pathlib import Path
 import numpy as np
 
 from nasseg.data.classes import Classes, numbered, read_classes
+from nasseg.data.colours import ColourTable
 from nasseg.data.diagnosis import ERROR, NOTE, Counts, Diagnosis, Finding, SplitReport
-from nasseg.data.images import IGNORE, read_image, read_raw_mask, turned
+from nasseg.data.images import IGNORE, Source, read_image, read_raw_mask, turned
 from nasseg.data.labels import label_findings
-from nasseg.data.layouts import SplitFiles, find_tree, holdout_ids, listed, open_data
-from nasseg.data.spec import DataSpec, parse_relabel, parse_spec, whole_number
+from nasseg.data.layouts import holdout_ids, open_data, read_tree, relabelling
+from nasseg.data.spec import DataSpec, parse_spec, whole_number
+from nasseg.data.tree import SplitFiles, listed
 from nasseg.errors import DataError
 
 Progress = Callable[[int, int], None]
@@ -78,14 +80,27 @@ class _Look:
     pixels_digest: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """A pair to look at. ``files`` is the split on disk, ``split`` where it counts: train, or what is held out of it."""
+
+    files: str
+    split: str
+    id: str
+    image: Source
+    mask: Source
+    colours: ColourTable | None
+
+
 class _Examination:
     """One look at one folder."""
 
     def __init__(self, spec: DataSpec, progress: Progress) -> None:
-        self.spec = spec
         self.progress = progress
-        self.tree = find_tree(Path(spec.place))
-        self.relabel = parse_relabel(spec.query["relabel"], str(spec)) if "relabel" in spec.query else tuple(range(256))
+        self.spec, self.tree = read_tree(spec)
+        self.found = self.tree.layout.name if self.spec.kind == spec.kind else f"{self.tree.layout.name}, known by its folders"
+        given = relabelling(spec) or tuple(range(256))
+        self.tables = {name: np.asarray(files.table or given) for name, files in self.tree.splits.items()}
         self.findings: list[Finding] = []
         self.reports: dict[str, SplitReport] = {}
 
@@ -95,7 +110,8 @@ class _Examination:
         looks = list(self._look_all(jobs))
         self._troubles(looks)
         classes = self._classes()
-        for label in label_findings(classes.names if classes else None, self._pixels(), "relabel" in self.spec.query):
+        mapped = "relabel" in self.spec.query or any(files.table for files in self.tree.splits.values())
+        for label in label_findings(classes.names if classes else None, self._pixels(), mapped):
             self.findings.append(Finding(label.level, label.kind, label.text))
         self._outside(looks, classes)
         names = classes.names if classes else numbered(max(self._highest() + 1, 1), "").names
@@ -104,7 +120,7 @@ class _Examination:
         origin = classes.origin if classes else f"largest label in {sum(report.read for report in self.reports.values())} masks, all read"
         order = {ERROR: 0, NOTE: 1}
         findings = sorted(self.findings, key=lambda finding: order[finding.level])
-        return Diagnosis(str(self.spec), self.tree.layout.name, names, origin, self.reports, tuple(findings))
+        return Diagnosis(str(self.spec), self.found, names, origin, self.reports, tuple(findings))
 
     def _pixels(self) -> Counts:
         """Pixels by label, all splits."""
@@ -114,13 +130,12 @@ class _Examination:
         labels = np.flatnonzero(self._pixels()[:IGNORE])
         return int(labels[-1]) if labels.size else -1
 
-    def _folders(self) -> list[tuple[str, str, Path, Path]]:
+    def _folders(self) -> list[_Job]:
         """What is wrong before a file is opened; then (split, id, image, mask) of every pair."""
-        jobs = []
+        jobs: list[_Job] = []
         for needed in ("train", "val"):
             if needed not in self.tree.splits:
-                folder = self.tree.layout.folders(self.tree.root, needed)[0]
-                self._error("missing split", f"{folder}: the folder is missing; a data set has train and val", needed)
+                self._error("missing split", self.tree.missing(needed), needed)
         for name, files in self.tree.splits.items():
             if name == "test" and not files.masks:
                 self._note("no test masks", f"{len(files.images)} test images have no masks: they can be predicted on, not measured", name)
@@ -129,19 +144,25 @@ class _Examination:
             self._pairs(name, files)
             held = self._held_out(files) if name == "train" else set()
             for id_ in files.paired:
-                jobs.append(("holdout" if id_ in held else name, id_, files.images[id_], files.masks[id_]))
+                jobs.append(_Job(name, "holdout" if id_ in held else name, id_, files.images[id_], files.masks[id_], files.colours))
             groups = {name: [i for i in files.images if i not in held]} | ({"holdout": list(held)} if held else {})
             for group, ids in groups.items():
                 self.reports[group] = SplitReport(group, len(ids), sum(id_ in files.masks for id_ in ids))
         return jobs
 
     def _pairs(self, name: str, files: SplitFiles) -> None:
-        if not files.images or not files.mask_dir.is_dir():
+        if files.absent:
+            text = f"{files.origin} names {listed(files.absent)}, but there is no such image in {files.image_dir}"
+            self._error("listed image is missing", text, name, files.absent)
+        if not files.images:
+            self._error("empty split", files.empty, name)
+            return
+        if not files.masks and not files.mask_dir.exists():
             for problem in files.problems():
                 self._error("missing files", problem, name)
             return
         kinds = (
-            ("image without mask", files.without_mask, f"no mask in {files.mask_dir} for", "a mask has its image's name and ends in .png"),
+            ("image without mask", files.without_mask, f"no mask in {files.mask_dir} for", files.mask_rule),
             ("mask without image", files.without_image, f"no image in {files.image_dir} for", "delete the mask or add its image"),
             ("same name twice", files.twins, f"more than one image in {files.image_dir} for", "names must differ in more than the suffix"),
         )
@@ -161,19 +182,19 @@ class _Examination:
             self._error("holdout", str(error), "train")
             return set()
 
-    def _look_all(self, jobs: Sequence[tuple[str, str, Path, Path]]) -> Iterator[_Look]:
+    def _look_all(self, jobs: Sequence[_Job]) -> Iterator[_Look]:
         """In order; at most a few dozen pairs are under way."""
         waiting = iter(jobs)
         done = 0
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
             while batch := list(islice(waiting, 64)):
-                for look in pool.map(lambda job: _look(*job), batch):
+                for job, look in zip(batch, pool.map(_look, batch), strict=True):
                     done += 1
                     self.progress(done, len(jobs))
                     if look.raw is None:
                         yield look
                         continue
-                    pixels = np.bincount(np.asarray(self.relabel), weights=look.raw, minlength=256).astype(np.int64)
+                    pixels = np.bincount(self.tables[job.files], weights=look.raw, minlength=256).astype(np.int64)
                     if look.size is not None:
                         _count(self.reports[look.split], look.size, pixels)
                     yield replace(look, raw=None, labels=tuple(int(label) for label in np.flatnonzero(pixels)))
@@ -189,8 +210,11 @@ class _Examination:
             self._error(kind, cases[0][1] + more, split, [id_ for id_, _ in cases])
 
     def _classes(self) -> Classes | None:
-        """From classes.json or ``?classes=``; None where the masks decide."""
-        file = self.tree.root / "classes.json"
+        """Of the layout, from classes.json or from ``?classes=``; None where the masks decide."""
+        if self.tree.classes is not None:
+            return self.tree.classes
+        place = Path(self.spec.place)
+        file = (place if place.is_dir() else place.parent) / "classes.json"
         try:
             number = self.spec.query.get("classes")
             wanted = None if number is None else whole_number(number, "classes", str(self.spec), 2, 255)
@@ -257,7 +281,8 @@ class _Examination:
         self.findings.append(Finding(NOTE, kind, text, split, len(files) or 1 if count is None else count, tuple(files[:5])))
 
 
-def _look(split: str, id_: str, image: Path, mask: Path) -> _Look:
+def _look(job: _Job) -> _Look:
+    image, mask = job.image, job.mask
     trouble: list[tuple[str, str]] = []
     pixels = raw = None
     bytes_digest = pixels_digest = ""
@@ -268,9 +293,10 @@ def _look(split: str, id_: str, image: Path, mask: Path) -> _Look:
     except (DataError, OSError) as error:
         trouble.append(("unreadable image", str(error)))
     try:
-        raw = read_raw_mask(mask)
+        raw = read_raw_mask(mask, job.colours)
     except DataError as error:
-        trouble.append(("mask with several channels" if "channels" in str(error) else "unreadable mask", str(error)))
+        kinds = {"channels (": "mask with several channels", "of colour (": "unknown colours"}
+        trouble.append((next((kind for mark, kind in kinds.items() if mark in str(error)), "unreadable mask"), str(error)))
     counts = None
     if raw is not None:
         if raw.size and (raw.min() < 0 or raw.max() > IGNORE):
@@ -283,7 +309,7 @@ def _look(split: str, id_: str, image: Path, mask: Path) -> _Look:
         sizes = f"image is {pixels.shape[0]}x{pixels.shape[1]} (height x width), its mask {raw.shape[0]}x{raw.shape[1]}"
         trouble.append(("image and mask differ in size", f"{image}: {sizes}; {rule}"))
     size = None if pixels is None else (pixels.shape[0], pixels.shape[1])
-    return _Look(split, id_, tuple(trouble), size, counts, (), bytes_digest, pixels_digest)
+    return _Look(job.split, job.id, tuple(trouble), size, counts, (), bytes_digest, pixels_digest)
 
 
 def _absences(reports: Mapping[str, SplitReport], classes: Sequence[str]) -> list[Finding]:

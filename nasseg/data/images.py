@@ -6,14 +6,16 @@ PNGs of 2 or 4 bits, which Pillow spreads over 0…255, are scaled back.
 
 from __future__ import annotations
 
+import io
 import struct
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
 
+from nasseg.data.colours import ColourTable
 from nasseg.errors import DataError
 
 IGNORE = 255
@@ -30,10 +32,37 @@ _ORIENTATION = 274  # EXIF tag
 _SPREAD = {"L;2": 85, "L;4": 17}  # Pillow's factor from raw number to grey level
 
 
-def read_image(path: Path) -> UInt8:
+class Stat(Protocol):
+    """What tells one state of a file from another."""
+
+    @property
+    def st_size(self) -> int:
+        """Bytes."""
+
+    @property
+    def st_mtime_ns(self) -> int:
+        """Time of the last change."""
+
+
+class Source(Protocol):
+    """Where an image file's bytes come from: a path, or a cell of a table. Its text names it in messages."""
+
+    def stat(self) -> Stat:
+        """Its state now. Raises OSError."""
+
+    def read_bytes(self) -> bytes:
+        """The whole content of an image file. Raises OSError or DataError."""
+
+
+def opened(source: Source) -> ImageFile.ImageFile:
+    """Pillow's image of a source, not decoded yet."""
+    return Image.open(source if isinstance(source, Path) else io.BytesIO(source.read_bytes()))
+
+
+def read_image(path: Source) -> UInt8:
     """RGB, uint8, (H, W, 3). Grey and palette images become RGB, alpha is dropped; 16 bits and more are refused."""
     try:
-        with Image.open(path) as image:
+        with opened(path) as image:
             if image.mode in (*_WIDE, "F"):
                 raise DataError(f"{path}: image has {image.mode} pixels of more than 8 bits a channel; save it with 8 bits a channel")
             if image.mode == "P" and "transparency" in image.info:
@@ -43,10 +72,15 @@ def read_image(path: Path) -> UInt8:
         raise DataError(f"{path}: {unreadable(error)}; replace the file or take it out of the data set") from error
 
 
-def read_raw_mask(path: Path) -> NDArray[np.integer[Any]]:
-    """A mask's numbers as they stand in the file, integers (H, W). Raises DataError for more than one channel and unreadable files."""
+def read_raw_mask(path: Source, colours: ColourTable | None = None) -> NDArray[np.integer[Any]]:
+    """A mask's numbers as they stand in the file, integers (H, W); colours become numbers by the table.
+
+    Raises DataError for colours where there is no table, for colours the table does not have and for unreadable files.
+    """
     try:
-        with Image.open(path) as image:
+        with opened(path) as image:
+            if colours is not None and image.mode in ("RGB", "RGBA"):
+                return colours.decode(np.array(image)[..., :3], str(path))
             if image.mode not in ("L", "P", "1", *_WIDE):
                 raise DataError(f"{path}: mask has {len(image.getbands())} channels ({image.mode}); {_many_channels(image)}")
             raw_mode = image.tile[0][3] if image.tile else None
@@ -57,9 +91,9 @@ def read_raw_mask(path: Path) -> NDArray[np.integer[Any]]:
         raise DataError(f"{path}: {unreadable(error)}; replace the file or take it out of the data set") from error
 
 
-def read_mask(path: Path, num_classes: int | None = None, relabel: UInt8 | None = None) -> UInt8:
+def read_mask(path: Source, num_classes: int | None = None, relabel: UInt8 | None = None, colours: ColourTable | None = None) -> UInt8:
     """A mask's class numbers, uint8 (H, W), after ``relabel`` (256 new numbers by old number) and checked against ``num_classes``."""
-    raw = read_raw_mask(path)
+    raw = read_raw_mask(path, colours)
     if raw.size and (raw.max() > IGNORE or raw.min() < 0):
         worst = int(raw.max()) if raw.max() > IGNORE else int(raw.min())
         raise DataError(f"{path}: label {worst} in the mask; labels are 0…254, and {IGNORE} for ignored pixels")
@@ -69,26 +103,28 @@ def read_mask(path: Path, num_classes: int | None = None, relabel: UInt8 | None 
     if num_classes is not None:
         outside = mask[(mask >= num_classes) & (mask != IGNORE)]
         if outside.size:
+            worst = int(outside.max())
+            first = "" if relabel is None else f" ({int(raw[mask == worst].max())} before labels were mapped)"
             raise DataError(
-                f"{path}: label {int(outside.max())} in the mask, but the data set has {num_classes} classes (0…{num_classes - 1}, and "
+                f"{path}: label {worst}{first} in the mask, but the data set has {num_classes} classes (0…{num_classes - 1}, and "
                 f"{IGNORE} for ignored pixels); set ?classes=… or correct the mask (nasseg data check says more)"
             )
     return mask
 
 
-def turned(path: Path) -> bool:
+def turned(path: Source) -> bool:
     """Whether the file's EXIF data asks a viewer to turn or mirror the image; the pixels are read as they are stored."""
     try:
-        with Image.open(path) as image:
+        with opened(path) as image:
             return bool(image.getexif().get(_ORIENTATION, 1) != 1)
     except _UNREADABLE:
         return False
 
 
-def image_size(path: Path) -> tuple[int, int]:
+def image_size(path: Source) -> tuple[int, int]:
     """(height, width) from the file's head, nothing decoded."""
     try:
-        with Image.open(path) as image:
+        with opened(path) as image:
             return image.height, image.width
     except _UNREADABLE as error:
         raise DataError(f"{path}: {unreadable(error)}; replace the file or take it out of the data set") from error

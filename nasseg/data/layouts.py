@@ -1,109 +1,41 @@
-"""Folders as people have them, found out and opened: ``open_data("path/to/folder?holdout=drive3_*")``.
+"""Data as people have them, found out and opened: ``open_data("path/to/folder?holdout=drive3_*")``, ``open_data("ade20k:PATH")``.
 
-======================  ==========================  =======================
-layout                  images                      masks
-======================  ==========================  =======================
-split folders           ``train/images``            ``train/masks``
-mmsegmentation          ``img_dir/train``           ``ann_dir/train``
-images and masks        ``images/train``            ``masks/train``
-======================  ==========================  =======================
-
-and the same for ``val`` and, where there are masks, ``test``. An image and its mask have the same name up to the suffix; subfolders are
-part of the name.
+A kind before the colon names the layout; a folder alone is looked at. People's own folders come in three shapes
+(:mod:`nasseg.data.folders`); public data sets lie as their archives unpack. Each layout is one class, see :mod:`nasseg.data.tree`.
 """
 
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from nasseg.data.ade20k import Ade20k
+from nasseg.data.camvid import CamVid
+from nasseg.data.cityscapes import Cityscapes
 from nasseg.data.classes import Classes, classes_of
+from nasseg.data.coco_stuff import CocoStuff
 from nasseg.data.dataset import DataSet, FileSplit, Pair, Split
-from nasseg.data.images import IMAGE_SUFFIXES, MASK_SUFFIXES
-from nasseg.data.spec import DataSpec, parse_relabel, parse_spec
+from nasseg.data.folders import LAYOUTS
+from nasseg.data.hf import HuggingFace
+from nasseg.data.mmseg import Mmseg
+from nasseg.data.spec import KEYS, DataSpec, parse_relabel, parse_spec
 from nasseg.data.synthetic import open_synthetic
+from nasseg.data.table import PathTable
+from nasseg.data.tree import Layout, Table, Tree, invert, listed, need_folder
+from nasseg.data.ultralytics import Ultralytics
+from nasseg.data.voc import Voc
 from nasseg.errors import DataError
 from nasseg.files import digest
 
-SPLITS = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
-"""Names a split's folder may have."""
+log = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """Where a split's images and masks lie below the root, ``{split}`` standing for its folder name."""
-
-    name: str
-    images: str
-    masks: str
-
-    def folders(self, root: Path, folder_name: str) -> tuple[Path, Path]:
-        """Folder of images and folder of masks."""
-        return root / self.images.format(split=folder_name), root / self.masks.format(split=folder_name)
-
-
-LAYOUTS = (
-    Layout("split folders", "{split}/images", "{split}/masks"),
-    Layout("mmsegmentation", "img_dir/{split}", "ann_dir/{split}"),
-    Layout("images and masks", "images/{split}", "masks/{split}"),
-)
-
-
-@dataclass(frozen=True, slots=True)
-class SplitFiles:
-    """What lies in a split's two folders, by name without suffix. ``twins`` are names that more than one image has."""
-
-    name: str
-    image_dir: Path
-    mask_dir: Path
-    images: Mapping[str, Path]
-    masks: Mapping[str, Path]
-    twins: tuple[str, ...]
-    foreign_masks: tuple[str, ...]
-
-    @property
-    def paired(self) -> list[str]:
-        """Names that have an image and a mask, sorted."""
-        return sorted(self.images.keys() & self.masks.keys())
-
-    @property
-    def without_mask(self) -> list[str]:
-        """Names of images that have no mask."""
-        return sorted(self.images.keys() - self.masks.keys())
-
-    @property
-    def without_image(self) -> list[str]:
-        """Names of masks that have no image."""
-        return sorted(self.masks.keys() - self.images.keys())
-
-    def problems(self) -> list[str]:
-        """What keeps the split from being read, one sentence each."""
-        if not self.images:
-            looked = ", ".join(IMAGE_SUFFIXES)
-            return [f"{self.image_dir}: no images; put files ending in {looked} there"]
-        if not self.mask_dir.is_dir():
-            return [f"{self.mask_dir}: the folder with the masks of {self.image_dir} is missing"]
-        out = []
-        if self.twins:
-            out.append(f"{self.image_dir}: {listed(self.twins)} stands for more than one image; names must differ in more than the suffix")
-        if self.foreign_masks and not self.masks:
-            out.append(f"{self.mask_dir}: {listed(self.foreign_masks)} is no PNG; masks are PNG files, a lossy format spoils class numbers")
-        elif self.without_mask:
-            out.append(f"{self.mask_dir}: no mask for {listed(self.without_mask)}; a mask has its image's name and ends in .png")
-        if self.without_image and not self.without_mask:
-            out.append(f"{self.image_dir}: no image for {listed(self.without_image)}; delete the mask or add its image")
-        return out
-
-
-@dataclass(frozen=True, slots=True)
-class Tree:
-    """A data folder: its layout, and the files of each split found."""
-
-    root: Path
-    layout: Layout
-    splits: Mapping[str, SplitFiles]
+NAMED: Mapping[str, Layout] = {
+    layout.kind: layout
+    for layout in (Ade20k(), Cityscapes(), CocoStuff(), Voc(), CamVid(), Mmseg(), Ultralytics(), PathTable(), HuggingFace())
+}
+"""Layouts that have a kind of their own."""
 
 
 def open_data(spec: str) -> DataSet:
@@ -112,31 +44,62 @@ def open_data(spec: str) -> DataSet:
     if parsed.kind == "synthetic":
         return open_synthetic(parsed)
     try:
-        return _open_folder(parsed)
+        return _open_tree(*read_tree(parsed))
     except OSError as error:
         raise DataError(f"{error.filename or parsed.place}: cannot be read ({error.strerror})") from error
 
 
 def find_tree(root: Path) -> Tree:
     """Which layout a folder has, and its files; nothing is opened. DataError where there is none, with what was looked for."""
-    if not root.exists():
-        raise DataError(f"{root}: no such folder; give a data set's root, camvid:PATH or synthetic")
-    if not root.is_dir():
-        raise DataError(f"{root}: is a file; give the folder that holds the data set")
-    for layout in LAYOUTS:
-        splits = {}
-        for name, folder_names in SPLITS.items():
-            there = [n for n in folder_names if layout.folders(root, n)[0].is_dir()]
-            if len(there) > 1:
-                raise DataError(f"{root}: {' and '.join(there)} both stand for the split {name}; keep one of them")
-            if there:
-                splits[name] = _files(name, *layout.folders(root, there[0]))
-        if splits:
-            return Tree(root, layout, splits)
-    looked = "; ".join(f"{layout.images.format(split='train')} with {layout.masks.format(split='train')}" for layout in LAYOUTS)
+    return read_tree(DataSpec("folder", str(root)))[1]
+
+
+def read_tree(spec: DataSpec) -> tuple[DataSpec, Tree]:
+    """The files a spec names, and the spec with the kind that was found. Raises DataError."""
+    found = recognise(spec) if spec.kind == "folder" else NAMED[spec.kind]
+    if found.kind == spec.kind:
+        return spec, found.read(spec)
+    unknown = [key for key in spec.query if key not in KEYS[found.kind]]
+    if unknown:
+        raise DataError(
+            f"{spec.place}: looks like {found.name}, whose classes and labels are its own: leave {listed(unknown)} out "
+            f"({found.kind}:PATH knows {', '.join(KEYS[found.kind])})"
+        )
+    log.info("%s looks like %s (%s); %s:PATH says so", spec.place, found.name, found.shape, found.kind)
+    named = DataSpec(found.kind, spec.place, spec.query)
+    return named, found.read(named)
+
+
+def recognise(spec: DataSpec) -> Layout:
+    """The one layout a folder looks like. DataError for none, with what was looked for, and for several."""
+    root = need_folder(spec)
+    own = next((layout for layout in LAYOUTS if layout.fits(root)), None)
+    if own is not None:
+        return own
+    named = [layout for layout in NAMED.values() if layout.fits(root)]
+    if len(named) > 1:
+        kinds = " and ".join(f"{layout.name} ({layout.kind}:PATH)" for layout in named)
+        raise DataError(f"{root}: looks like {kinds}; say which")
+    if named:
+        return named[0]
+    looked = "; ".join(layout.shape for layout in LAYOUTS)
     held = sorted(entry.name for entry in root.iterdir() if not entry.name.startswith("."))
     content = f"it holds {listed(held)}" if held else "it is empty"
-    raise DataError(f"{root}: no known layout ({content}); looked for {looked}")
+    raise DataError(f"{root}: no known layout ({content}); looked for {looked}; and for public data sets, which nasseg data info describes")
+
+
+def original_labels(spec: str) -> tuple[int, ...]:
+    """The label that masks of a kind of data (``ade20k``, ``cityscapes``, …) or a data string have for each class.
+
+    Raises DataError where there is none but the class's own number.
+    """
+    layout = NAMED.get(spec)
+    if layout is not None and layout.facts is not None:
+        return layout.facts.originals
+    found = open_data(spec).original_labels
+    if found is None:
+        raise DataError(f"{spec}: its masks hold class numbers already; original labels differ for ade20k, cityscapes and coco-stuff")
+    return found
 
 
 def holdout_ids(ids: Sequence[str], patterns: str, spec: str) -> list[str]:
@@ -152,45 +115,15 @@ def holdout_ids(ids: Sequence[str], patterns: str, spec: str) -> list[str]:
     return [id_ for id_ in ids if id_ in taken]
 
 
-def listed(names: Iterable[str], most: int = 3) -> str:
-    """The first few names, and how many more there are."""
-    given = list(names)
-    rest = len(given) - most
-    return ", ".join(given[:most]) + (f" and {rest} more" if rest > 0 else "")
+def relabelling(spec: DataSpec) -> Table | None:
+    """What ``?relabel=`` says."""
+    return parse_relabel(spec.query["relabel"], str(spec)) if "relabel" in spec.query else None
 
 
-def _files(name: str, image_dir: Path, mask_dir: Path) -> SplitFiles:
-    images: dict[str, Path] = {}
-    twins = []
-    for path in _walk(image_dir):
-        if path.suffix.lower() in IMAGE_SUFFIXES:
-            id_ = path.relative_to(image_dir).with_suffix("").as_posix()
-            if id_ in images:
-                twins.append(id_)
-            images[id_] = path
-    masks = {}
-    foreign = []
-    for path in _walk(mask_dir) if mask_dir.is_dir() else ():
-        if path.suffix.lower() in MASK_SUFFIXES:
-            masks[path.relative_to(mask_dir).with_suffix("").as_posix()] = path
-        else:
-            foreign.append(path.name)
-    return SplitFiles(name, image_dir, mask_dir, images, masks, tuple(sorted(set(twins))), tuple(foreign))
-
-
-def _walk(folder: Path) -> list[Path]:
-    """All files below a folder but hidden ones, sorted."""
-    return sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
-
-
-def _open_folder(spec: DataSpec) -> DataSet:
-    root = Path(spec.place)
-    tree = find_tree(root)
-    if spec.kind == "camvid" and not (root / "classes.json").is_file():
-        raise DataError(f"{root}: camvid needs classes.json with its classes' names and colours; without one give the folder alone")
+def _open_tree(spec: DataSpec, tree: Tree) -> DataSet:
     for needed in ("train", "val"):
         if needed not in tree.splits:
-            raise DataError(f"{tree.layout.folders(root, needed)[0]}: the folder is missing; a data set has train and val")
+            raise DataError(tree.missing(needed))
     usable = {}
     for name, files in tree.splits.items():
         if name == "test" and not files.masks:
@@ -198,19 +131,28 @@ def _open_folder(spec: DataSpec) -> DataSet:
         for problem in files.problems():
             raise DataError(problem)
         usable[name] = [Pair.of(id_, files.images[id_], files.masks[id_]) for id_ in files.paired]
-    relabel = parse_relabel(spec.query["relabel"], str(spec)) if "relabel" in spec.query else None
-    classes = classes_of(root, [pair for pairs in usable.values() for pair in pairs], spec.query.get("classes"), relabel, str(spec))
-    splits: dict[str, Split] = {name: FileSplit(name, pairs, len(classes.names), relabel) for name, pairs in usable.items()}
+    relabel = relabelling(spec)
+    tables = {name: relabel if tree.splits[name].table is None else tree.splits[name].table for name in usable}
+    classes = tree.classes
+    if classes is None:
+        pairs = [pair for pairs in usable.values() for pair in pairs]
+        place = Path(spec.place)
+        classes = classes_of(place if place.is_dir() else place.parent, pairs, spec.query.get("classes"), relabel, str(spec))
+    count = len(classes.names)
+    splits: dict[str, Split] = {
+        name: FileSplit(name, pairs, count, tables[name], tree.splits[name].colours) for name, pairs in usable.items()
+    }
     if "holdout" in spec.query:
         splits.update(_hold_out(splits["train"], spec))
     return DataSet(
-        name=classes.title or root.name,
+        name=classes.title or tree.root.name,
         spec=str(spec),
         classes=classes.names,
         palette=classes.palette,
         splits=splits,
-        fingerprint=_fingerprint(classes, relabel, splits),
+        fingerprint=_fingerprint(classes, relabel, splits, tree),
         classes_from=classes.origin,
+        original_labels=tree.originals or invert(relabel, count),
     )
 
 
@@ -221,10 +163,11 @@ def _hold_out(train: Split, spec: DataSpec) -> dict[str, Split]:
     return {"train": train.subset(kept, "train"), "holdout": train.subset(held, "holdout")}
 
 
-def _fingerprint(classes: Classes, relabel: tuple[int, ...] | None, splits: Mapping[str, Split]) -> str:
+def _fingerprint(classes: Classes, relabel: Table | None, splits: Mapping[str, Split], tree: Tree) -> str:
     content = {
         name: [[pair.id, *pair.stamp[:2]] for pair in split.pairs]  # sizes in bytes, not times: a copy is the same set
         for name, split in splits.items()
         if isinstance(split, FileSplit)
     }
-    return digest({"classes": classes.names, "relabel": relabel, "splits": content})
+    fixed = {name: files.table for name, files in tree.splits.items() if files.table is not None}
+    return digest({"classes": classes.names, "relabel": relabel, "splits": content} | ({"tables": fixed} if fixed else {}))

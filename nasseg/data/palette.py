@@ -28,6 +28,11 @@ def default_palette(num_classes: int) -> Palette:
     return tuple(colours)
 
 
+def parse_colours(text: str) -> Palette:
+    """Colours written in hexadecimal, ``ff0080``, parted by white space."""
+    return tuple((int(word[:2], 16), int(word[2:4], 16), int(word[4:6], 16)) for word in text.split())
+
+
 def colourise(mask_HW: UInt8, palette: Sequence[Colour]) -> UInt8:
     """A mask as an RGB image (H, W, 3); ignored pixels and labels beyond the palette are black."""
     table = np.zeros((256, 3), dtype=np.uint8)

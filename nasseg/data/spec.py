@@ -1,4 +1,4 @@
-"""The string behind ``--data``: ``synthetic:streets?size=96x128``, ``camvid:PATH?holdout=0006R0_*``, ``PATH``; parsed, spelled one way."""
+"""The string behind ``--data``: ``synthetic:streets?size=96x128``, ``ade20k:PATH``, ``PATH?holdout=drive3_*``; parsed, spelled one way."""
 
 from __future__ import annotations
 
@@ -9,17 +9,30 @@ from pathlib import Path
 
 from nasseg.errors import DataError, nearest
 
-KINDS = ("folder", "camvid", "synthetic")
-
-FOLDER_KEYS = ("classes", "holdout", "relabel")
-SYNTHETIC_KEYS = ("seed", "size", "train", "val")
+KEYS: Mapping[str, tuple[str, ...]] = {
+    "folder": ("classes", "holdout", "relabel"),
+    "ade20k": ("holdout",),
+    "cityscapes": ("holdout",),
+    "coco-stuff": ("holdout",),
+    "voc": ("aug", "holdout"),
+    "camvid": ("classes", "holdout", "relabel", "test", "train", "val"),
+    "mmseg": ("ann_dir", "classes", "holdout", "img_dir", "img_suffix", "relabel", "seg_map_suffix", "test", "train", "val"),
+    "ultralytics": ("holdout",),
+    "csv": ("classes", "holdout", "image", "mask", "relabel", "split"),
+    "hf": ("classes", "holdout", "image", "mask", "relabel"),
+    "synthetic": ("seed", "size", "train", "val"),
+}
+"""The settings each kind of data knows."""
+KINDS = tuple(KEYS)
+FILE_KINDS = {".yaml": "ultralytics", ".yml": "ultralytics", ".csv": "csv", ".parquet": "csv"}
+"""Files that stand for a data set, by suffix, and their kind."""
 
 _KIND = re.compile(r"([A-Za-z][A-Za-z0-9_-]+):(.*)", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
 class DataSpec:
-    """``kind`` is one of :data:`KINDS`; ``place`` a folder, or the scenes' name; ``query`` the settings behind ``?``, still text."""
+    """``kind`` is one of :data:`KINDS`; ``place`` a folder or file, or the scenes' name; ``query`` the settings, still text."""
 
     kind: str
     place: str
@@ -34,14 +47,15 @@ def parse_spec(text: str) -> DataSpec:
     """Take a data string apart; DataError for an unknown kind or key, each with the nearest legal one."""
     given = text.strip()
     if not given:
-        raise DataError("data: nothing was named; give a folder, camvid:PATH or synthetic")
+        raise DataError("data: nothing was named; give a folder, KIND:PATH (nasseg data info lists the kinds) or synthetic")
     kind, rest = _kind(given)
-    place, query_text = (rest, "") if kind != "synthetic" and Path(rest).expanduser().is_dir() else _cut(rest)
-    keys = SYNTHETIC_KEYS if kind == "synthetic" else FOLDER_KEYS
-    query = _query(query_text, keys, given)
+    place, query_text = (rest, "") if kind != "synthetic" and _there(rest) else _cut(rest)
+    if kind == "folder" and not Path(place).expanduser().is_dir():
+        kind = FILE_KINDS.get(Path(place).suffix.lower(), kind)
+    query = _query(query_text, KEYS[kind], given)
     if kind != "synthetic":
         if not place:
-            raise DataError(f"{given}: no folder was named; write {kind}:PATH")
+            raise DataError(f"{given}: no {'file' if kind in FILE_KINDS.values() else 'folder'} was named; write {kind}:PATH")
         place = str(Path(place).expanduser().resolve())
     return DataSpec(kind, place, query)
 
@@ -50,23 +64,30 @@ def _kind(given: str) -> tuple[str, str]:
     """The kind and what stands behind it. An existing folder is a folder, whatever its name has in it."""
     if re.fullmatch(r"synthetic(\?.*)?", given, re.DOTALL):
         return "synthetic", given.removeprefix("synthetic")
-    if re.fullmatch(r"camvid(\?.*)?", given, re.DOTALL) and not Path("camvid").is_dir():
-        raise DataError(f"{given}: no folder was named; write camvid:PATH")
+    bare = given.partition("?")[0]
+    if bare in KINDS and bare != "folder" and not _there(bare):
+        raise DataError(f"{given}: no {'file' if bare in FILE_KINDS.values() else 'folder'} was named; write {bare}:PATH")
     found = _KIND.fullmatch(given)
-    if not found or Path(given).is_dir() or Path(_cut(given)[0]).is_dir():
+    if not found or _there(given) or _there(_cut(given)[0]):
         return "folder", given
     if found[1] in KINDS:
         return found[1], found[2]
     close = nearest(found[1], KINDS)
     hint = f"; nearest: {close}" if close else ""
-    raise DataError(f"{given}: unknown kind of data {found[1]!r}; known are a folder's path, camvid:PATH and synthetic[:NAME]{hint}")
+    known = ", ".join(f"{kind}:PATH" for kind in KINDS if kind not in ("folder", "synthetic"))
+    raise DataError(f"{given}: unknown kind of data {found[1]!r}; known are a folder's path, {known} and synthetic[:NAME]{hint}")
+
+
+def _there(text: str) -> bool:
+    path = Path(text).expanduser()
+    return path.is_dir() or path.is_file()
 
 
 def _cut(text: str) -> tuple[str, str]:
-    """Place and query. The place ends at the first ``?`` that makes it an existing folder, else at the first: globs hold ``?`` too."""
+    """Place and query. The place ends at the first ``?`` that makes it an existing path, else at the first: globs hold ``?`` too."""
     marks = [index for index, letter in enumerate(text) if letter == "?"]
     for mark in marks:
-        if Path(text[:mark]).expanduser().is_dir():
+        if _there(text[:mark]):
             return text[:mark], text[mark + 1 :]
     place, _, query = text.partition("?")
     return place, query

@@ -23,6 +23,12 @@ from nasseg.errors import DataError
         ("folder:/no/such", "folder", "/no/such", {}),
         ("camvid:/no/such?holdout=a?,b*&classes=3", "camvid", "/no/such", {"holdout": "a?,b*", "classes": "3"}),
         (" /no/such ", "folder", "/no/such", {}),
+        ("voc:/no/such?aug=trainaug", "voc", "/no/such", {"aug": "trainaug"}),
+        ("coco-stuff:/no/such", "coco-stuff", "/no/such", {}),
+        ("/no/such.yaml", "ultralytics", "/no/such.yaml", {}),
+        ("/no/such.YML?holdout=a_?", "ultralytics", "/no/such.YML", {"holdout": "a_?"}),
+        ("/no/such.csv?mask=label", "csv", "/no/such.csv", {"mask": "label"}),
+        ("/no/such.parquet", "csv", "/no/such.parquet", {}),
     ],
 )
 def test_parsed(given: str, kind: str, place: str, query: dict[str, str]) -> None:
@@ -55,11 +61,14 @@ def test_folders_of_odd_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ("", "data: nothing was named; give a folder, camvid:PATH or synthetic"),
+        ("", r"data: nothing was named; give a folder, KIND:PATH \(nasseg data info lists the kinds\) or synthetic"),
         ("camvid", "camvid: no folder was named; write camvid:PATH"),
         ("camvid:?classes=3", "no folder was named; write camvid:PATH"),
         ("camvod:/x", "unknown kind of data 'camvod'; known are .*; nearest: camvid"),
-        ("zzzz:/x", r"unknown kind of data 'zzzz'; known are a folder's path, camvid:PATH and synthetic\[:NAME\]$"),
+        ("zzzz:/x", r"unknown kind of data 'zzzz'; known are a folder's path, ade20k:PATH, .*, hf:PATH and synthetic\[:NAME\]$"),
+        ("csv?image=a", "no file was named; write csv:PATH"),
+        ("ade20k:/x?relabel=reduce_zero", "unknown setting 'relabel'; this kind of data knows holdout$"),
+        ("cityscape:/x", "unknown kind of data 'cityscape'; .*; nearest: cityscapes"),
         ("/x?hold=a", "unknown setting 'hold'; this kind of data knows classes, holdout, relabel; nearest: holdout"),
         ("/x?zzz=a", "unknown setting 'zzz'; this kind of data knows classes, holdout, relabel$"),
         ("synthetic?classes=3", "unknown setting 'classes'; this kind of data knows seed, size, train, val"),
