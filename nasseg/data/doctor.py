@@ -23,6 +23,7 @@ from nasseg.data.diagnosis import ERROR, NOTE, Counts, Diagnosis, Finding, Split
 from nasseg.data.images import IGNORE, Source, read_image, read_raw_mask, turned
 from nasseg.data.labels import label_findings
 from nasseg.data.layouts import holdout_ids, open_data, read_tree, relabelling
+from nasseg.data.shards_doctor import look_through
 from nasseg.data.spec import DataSpec, parse_spec, whole_number
 from nasseg.data.tree import SplitFiles, listed
 from nasseg.errors import DataError
@@ -36,6 +37,9 @@ def examine(spec: str, progress: Progress | None = None) -> Diagnosis:
     parsed = parse_spec(spec)
     if parsed.kind == "synthetic":
         return _examine_synthetic(spec, progress or _silent)
+    if parsed.kind == "shards":
+        data, reports, found = look_through(spec, progress or _silent)
+        return Diagnosis(data.spec, "packed", data.classes, data.classes_from, reports, (*found, *_absences(reports, data.classes)))
     try:
         return _Examination(parsed, progress or _silent).run()
     except OSError as error:

@@ -20,6 +20,7 @@ from nasseg.data.dataset import DataSet, FileSplit, Pair, Split
 from nasseg.data.folders import LAYOUTS
 from nasseg.data.hf import HuggingFace
 from nasseg.data.mmseg import Mmseg
+from nasseg.data.shards import open_shards
 from nasseg.data.spec import KEYS, DataSpec, parse_relabel, parse_spec
 from nasseg.data.synthetic import open_synthetic
 from nasseg.data.table import PathTable
@@ -43,6 +44,8 @@ def open_data(spec: str) -> DataSet:
     parsed = parse_spec(spec)
     if parsed.kind == "synthetic":
         return open_synthetic(parsed)
+    if parsed.kind == "shards":
+        return open_shards(parsed, _hold_out)
     try:
         return _open_tree(*read_tree(parsed))
     except OSError as error:
@@ -73,15 +76,13 @@ def read_tree(spec: DataSpec) -> tuple[DataSpec, Tree]:
 def recognise(spec: DataSpec) -> Layout:
     """The one layout a folder looks like. DataError for none, with what was looked for, and for several."""
     root = need_folder(spec)
-    own = next((layout for layout in LAYOUTS if layout.fits(root)), None)
-    if own is not None:
-        return own
     named = [layout for layout in NAMED.values() if layout.fits(root)]
     if len(named) > 1:
         kinds = " and ".join(f"{layout.name} ({layout.kind}:PATH)" for layout in named)
         raise DataError(f"{root}: looks like {kinds}; say which")
-    if named:
-        return named[0]
+    found = next(iter([*named, *(layout for layout in LAYOUTS if layout.fits(root))]), None)
+    if found is not None:
+        return found
     looked = "; ".join(layout.shape for layout in LAYOUTS)
     held = sorted(entry.name for entry in root.iterdir() if not entry.name.startswith("."))
     content = f"it holds {listed(held)}" if held else "it is empty"

@@ -22,12 +22,13 @@ import fsspec
 import pyarrow as pa
 
 from nasseg.data.palette import Palette
+from nasseg.data.spec import PACKED_FILES
 from nasseg.errors import DataError
 from nasseg.files import digest
 
 FORMAT = "nasseg-shards"
 VERSION = 1
-MANIFEST, INDEX = "manifest.json", "index.parquet"
+MANIFEST, INDEX = PACKED_FILES
 
 _CHECKSUM = pa.binary(32)
 INDEX_SCHEMA = pa.schema(
@@ -91,7 +92,10 @@ class ShardFile:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What ``manifest.json`` says. ``source`` names the data that was packed, ``writing`` the sizes that were asked for."""
+    """What ``manifest.json`` says. ``source`` names the data that was packed, ``writing`` the sizes that were asked for.
+
+    ``original_labels`` as in :class:`nasseg.data.dataset.DataSet`: the packed masks hold class numbers.
+    """
 
     name: str
     classes: tuple[str, ...]
@@ -101,6 +105,7 @@ class Manifest:
     writing: Mapping[str, int]
     splits: Mapping[str, tuple[ShardFile, ...]]
     index: ShardFile
+    original_labels: tuple[int, ...] | None = None
 
     def to_text(self) -> str:
         """JSON; its last field is the checksum of the others."""
@@ -113,6 +118,7 @@ class Manifest:
                 for number, (name, colour) in enumerate(zip(self.classes, self.palette, strict=True))
             ],
             "ignore_index": 255,
+            "original_labels": None if self.original_labels is None else list(self.original_labels),
             "fingerprint": self.fingerprint,
             "source": dict(self.source),
             "writing": dict(self.writing),
@@ -148,6 +154,7 @@ class Manifest:
                 writing=raw["writing"],
                 splits={name: tuple(map(ShardFile.from_dict, entry["files"])) for name, entry in raw["splits"].items()},
                 index=ShardFile.from_dict(raw["index"]),
+                original_labels=None if raw["original_labels"] is None else tuple(raw["original_labels"]),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise DataError(f"{where}: does not give its own checksum, it was altered after it was written; {CURE}") from error
@@ -196,7 +203,11 @@ class Shelf:
 
     def manifest(self) -> Manifest:
         """The folder's manifest. Raises DataError."""
-        return Manifest.from_text(self.read(MANIFEST), self.at(MANIFEST))
+        try:
+            text = self.read(MANIFEST)
+        except DataError as error:
+            raise DataError(f"{error}; packed data begin with it: give the folder that nasseg data pack wrote, or its URL") from error
+        return Manifest.from_text(text, self.at(MANIFEST))
 
 
 def _reason(error: BaseException) -> str:

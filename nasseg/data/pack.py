@@ -153,6 +153,7 @@ def _write_files(data: DataSet, folder: Path, writing: dict[str, int], progress:
         writing=writing,
         splits=files,
         index=_described(folder / INDEX, (len(listed),)),
+        original_labels=data.original_labels,
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -190,8 +190,12 @@ class ShardSplit(Split):
         return [int(index) for index in np.flatnonzero(np.isin(group_of_row, chosen))[:most]]
 
 
-def open_shards(spec: DataSpec) -> DataSet:
-    """``shards:FOLDER_OR_URL[?buffer=256]``. Manifest and index are read and checked, no shard is opened yet. Raises DataError."""
+HoldOut = Callable[[Split, DataSpec], Mapping[str, Split]]
+"""``hold_out(train, spec)``: train without the samples of ``?holdout=``, and these."""
+
+
+def open_shards(spec: DataSpec, hold_out: HoldOut) -> DataSet:
+    """``shards:FOLDER_OR_URL[?buffer=256&holdout=…]``. Manifest and index are read and checked, no shard yet. Raises DataError."""
     buffer = whole_number(spec.query.get("buffer", str(BUFFER)), "buffer", str(spec), 1, MOST_BUFFER)
     shelf = Shelf(spec.place)
     manifest = shelf.manifest()
@@ -199,14 +203,19 @@ def open_shards(spec: DataSpec) -> DataSet:
     for name, (ids, checksums) in read_index(shelf, manifest).items():
         source = Rows(shelf, name, manifest.splits[name], ids, checksums, buffer)
         splits[name] = ShardSplit(name, source, np.arange(len(ids)), len(manifest.classes), buffer, manifest.fingerprint)
+    fingerprint = manifest.fingerprint
+    if "holdout" in spec.query:
+        splits.update(hold_out(splits["train"], spec))
+        fingerprint = digest({"packed": fingerprint, "splits": {name: split.ids for name, split in splits.items()}})
     return DataSet(
         name=manifest.name,
         spec=str(spec),
         classes=manifest.classes,
         palette=manifest.palette,
         splits=splits,
-        fingerprint=manifest.fingerprint,
+        fingerprint=fingerprint,
         classes_from="manifest.json",
+        original_labels=manifest.original_labels,
     )
 
 

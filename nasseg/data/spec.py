@@ -19,6 +19,7 @@ KEYS: Mapping[str, tuple[str, ...]] = {
     "mmseg": ("ann_dir", "classes", "holdout", "img_dir", "img_suffix", "relabel", "seg_map_suffix", "test", "train", "val"),
     "ultralytics": ("holdout",),
     "csv": ("classes", "holdout", "image", "mask", "relabel", "split"),
+    "shards": ("buffer", "holdout"),
     "hf": ("classes", "holdout", "image", "mask", "relabel"),
     "synthetic": ("seed", "size", "train", "val"),
 }
@@ -26,6 +27,8 @@ KEYS: Mapping[str, tuple[str, ...]] = {
 KINDS = tuple(KEYS)
 FILE_KINDS = {".yaml": "ultralytics", ".yml": "ultralytics", ".csv": "csv", ".parquet": "csv"}
 """Files that stand for a data set, by suffix, and their kind."""
+PACKED_FILES = ("manifest.json", "index.parquet")
+"""What a folder of packed data holds beside its shards."""
 
 _KIND = re.compile(r"([A-Za-z][A-Za-z0-9_-]+):(.*)", re.DOTALL)
 
@@ -52,11 +55,14 @@ def parse_spec(text: str) -> DataSpec:
     place, query_text = (rest, "") if kind != "synthetic" and _there(rest) else _cut(rest)
     if kind == "folder" and not Path(place).expanduser().is_dir():
         kind = FILE_KINDS.get(Path(place).suffix.lower(), kind)
+    elif kind == "folder" and all(Path(place, name).expanduser().is_file() for name in PACKED_FILES):
+        kind = "shards"
     query = _query(query_text, KEYS[kind], given)
     if kind != "synthetic":
         if not place:
             raise DataError(f"{given}: no {'file' if kind in FILE_KINDS.values() else 'folder'} was named; write {kind}:PATH")
-        place = str(Path(place).expanduser().resolve())
+        if kind != "shards" or "://" not in place:
+            place = str(Path(place).expanduser().resolve())
     return DataSpec(kind, place, query)
 
 
