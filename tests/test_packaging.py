@@ -71,6 +71,15 @@ def test_wheel_by_way_of_sdist_holds_everything(tmp_path: Path) -> None:
     (wheel,) = (tmp_path / "dist").glob("*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
     assert {n.split("/")[0] for n in names if ".dist-info" not in n} == {"nasseg"}
-    files = ("trainers/proxy.py", "trainers/full.py", "search_spaces/decoder.yaml", "search_spaces/presets/scaseg.yaml", "py.typed")
+    schedules = [f"trainers/schedules/{path.name}" for path in sorted((ROOT / "trainers" / "schedules").glob("*.yaml"))]
+    assert schedules
+    files = (
+        *schedules,
+        "trainers/proxy.py",
+        "trainers/full.py",
+        "search_spaces/decoder.yaml",
+        "search_spaces/presets/scaseg.yaml",
+        "py.typed",
+    )
     for needed in files:
         assert f"nasseg/{needed}" in names

@@ -15,6 +15,7 @@ from nasseg.cli.run_view import RunView, protocol_line, result_table, stop_switc
 from nasseg.cli.target import Asked, trial_of
 from nasseg.errors import ConfigError, Problem, TrainingFailed
 from nasseg.training.rundir import CURVES, LOG, RunDir
+from nasseg.training.schedules import load_schedule
 from nasseg.training.trial import Result
 
 INTERRUPTED = 130
@@ -26,7 +27,8 @@ INTERRUPTED = 130
 @click.option("--backbone", help="The encoder, for a design that names none or in place of its own.")
 @click.option("--weights", help="A safetensors file with the backbone's weights.")
 @click.option("--pretrained/--scratch", "pretrained", default=None, help="Fetch the backbone's published weights, or start from none.")
-@click.option("--trainer", default="full", show_default=True, help="The recipe: proxy, full, or my.module:Class.")
+@click.option("--trainer", help="The recipe: proxy, full, or my.module:Class; the schedule's where it is left out, else full.")
+@click.option("--schedule", help="Published settings by name, such as ade20k-160k, or a YAML file; listed by nasseg trainers.")
 @click.option("--size", type=SIZE, help="Height and width of training crop and evaluation image.")
 @click.option("--seed", type=int, help="Seed of weights, order and augmentation; a study's own where it is left out, else 0.")
 @click.option(
@@ -42,7 +44,8 @@ def command(
     backbone: str | None,
     weights: str | None,
     pretrained: bool | None,
-    trainer: str,
+    trainer: str | None,
+    schedule: str | None,
     size: tuple[int, int] | None,
     seed: int | None,
     sets: tuple[str, ...],
@@ -55,24 +58,25 @@ def command(
     """
     console = wide_console()
     genes, settings = split_sets(parse_sets(sets))
+    named = None if schedule is None else load_schedule(schedule)
     if target is not None:
         if seed is not None and seed < 0:
             raise ConfigError(Problem("", "--seed", "must be a whole number from 0", seed, 0))
         asked = Asked(
             data=data,
-            size=size,
+            size=size if size is not None or named is None else named.size,
             backbone=backbone,
             weights=weights,
             pretrained=pretrained,
             seed=seed,
-            trainer=trainer,
+            trainer=trainer or (named.trainer if named is not None else "full"),
             genes=genes,
-            settings=settings,
+            settings={**(named.settings if named is not None else {}), **settings},
         )
         run = RunDir.create(out, trial_of(target, asked), resume=resume)
     elif resume:
         given = {"--data": data, "--backbone": backbone, "--weights": weights, "--pretrained": pretrained, "--size": size, "--seed": seed}
-        beside = [name for name, value in {**given, "--set": sets or None}.items() if value is not None]
+        beside = [name for name, value in {**given, "--schedule": schedule, "--set": sets or None}.items() if value is not None]
         if beside:
             raise ConfigError(Problem("", "TARGET", f"must be given with {', '.join(beside)}; alone, --resume takes all of it from --out"))
         run = RunDir.open(out)

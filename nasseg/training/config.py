@@ -44,7 +44,19 @@ class TrainingConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, validate_default=True)
 
     OPERATIONAL: ClassVar[frozenset[str]] = frozenset(
-        ("device", "threads", "workers", "cache", "checkpoint_every", "keep_last", "oom", "compile", "compile_backend", "tracking", "distill")
+        (
+            "device",
+            "threads",
+            "workers",
+            "cache",
+            "checkpoint_every",
+            "keep_last",
+            "oom",
+            "compile",
+            "compile_backend",
+            "tracking",
+            "distill",
+        )
     )
     """Fields that say how a run is carried out and not what it computes: they may change when a run is resumed. ``distill`` is the place of
     the teacher; who it is belongs to the run (``teacher`` in run.yaml)."""
@@ -120,7 +132,8 @@ class TrainingConfig(BaseModel):
         default=True, description="keep images and maps in channels-last memory order, which is faster on most devices"
     )
     sync_bn: bool = Field(
-        default=True, description="in a run of several processes, BatchNorm's statistics are those of the whole batch and not of one's share"
+        default=True,
+        description="in a run of several processes, BatchNorm's statistics are those of the whole batch and not of one's share",
     )
     oom: Literal["halve", "fail"] = Field(
         default="fail",
@@ -179,6 +192,24 @@ class TrainingConfig(BaseModel):
         default="original",
         description="what a validation is measured on: masks in their own size (mmsegmentation's way), or resized to the evaluation size",
     )
+    eval_mode: Literal["whole", "slide"] = Field(
+        default="whole", description="a validation sees the whole image, or windows of the run's size that slide over it (mmsegmentation)"
+    )
+    eval_size: str = Field(
+        default="",
+        pattern=r"^([1-9]\d*x[1-9]\d*)?$",
+        title="HEIGHTxWIDTH in pixels, or empty",
+        description="what a validation's images are resized to; empty takes the run's size",
+    )
+    eval_stride: str = Field(
+        default="",
+        pattern=r"^([1-9]\d*x[1-9]\d*)?$",
+        title="HEIGHTxWIDTH in pixels, or empty",
+        description="way from one sliding window to the next; empty takes two thirds of the run's size",
+    )
+    eval_keep_ratio: bool = Field(
+        default=False, description="a validation's images keep their aspect and become the largest that fits eval_size either way round"
+    )
     test: bool = Field(default=False, description="measure the split named test as well; otherwise it is never read")
     keep: Literal["best", "last"] = Field(
         default="best", description="which validation's weights and numbers the run ends with; best is by mIoU on val"
@@ -194,6 +225,19 @@ class TrainingConfig(BaseModel):
     @classmethod
     def _spell_loss(cls, given: Any) -> Any:
         return spell_mixture(given)
+
+    def protocol(self, size: tuple[int, int]) -> dict[str, Any]:
+        """How a run of this ``size`` validates, as options of :func:`nasseg.training.evaluate.evaluate`."""
+        options: dict[str, Any] = {
+            "size": _sides(self.eval_size) or size,
+            "masks": self.masks,
+            "mode": self.eval_mode,
+            "keep_ratio": self.eval_keep_ratio,
+        }
+        if self.eval_mode == "slide":
+            thirds = (max(1, size[0] * 2 // 3), max(1, size[1] * 2 // 3))
+            options |= {"crop": size, "stride": _sides(self.eval_stride) or thirds}
+        return options
 
     @property
     def warmup_share(self) -> float:
@@ -277,6 +321,14 @@ def legal(info: FieldInfo) -> str:
     if upper is not None:
         words += f" to {upper:g}" if upper_in else f" and below {upper:g}"
     return words
+
+
+def _sides(text: str) -> tuple[int, int] | None:
+    """``HxW`` as numbers, or None for an empty text."""
+    if not text:
+        return None
+    height, _, width = text.partition("x")
+    return int(height), int(width)
 
 
 def _bounds(info: FieldInfo) -> tuple[float | None, float | None, bool, bool]:

@@ -28,6 +28,7 @@ from nasseg.training.evaluate import evaluate_splits
 from nasseg.training.loop import Loop, Outcome
 from nasseg.training.losses import SegmentationLoss, build_loss
 from nasseg.training.metrics import Metrics
+from nasseg.training.protocol import Protocol
 from nasseg.training.trial import Report, Result, Trial
 
 CROP_STEP = 32
@@ -48,6 +49,8 @@ class Job:
     def open(cls, trial: Trial, config: TrainingConfig) -> Self:
         """Seed, read the data, build the network. Raises the :class:`NassegError` of whatever was given wrongly."""
         config = config.on_backbone(from_scratch=trial.from_scratch)
+        # A protocol that makes no sense is said before the data are read.
+        Protocol(**config.protocol(trial.size))
         device = resolve_device(config.device)
         data = open_data(trial.data)
         data.split("train"), data.split("val")
@@ -132,10 +135,9 @@ class Job:
             functools.partial(forward, module),
             self.data,
             test=config.test,
-            size=self.trial.size,
+            **config.protocol(self.trial.size),
             mean=self.backbone.mean,
             std=self.backbone.std,
-            masks=config.masks,
             batch_size=config.eval_batch_size,
             workers=config.workers,
             cache=config.cache,
