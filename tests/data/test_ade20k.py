@@ -102,7 +102,7 @@ def test_label_beyond_150(root: Path) -> None:
 def test_other_sets_of_that_shape_are_not_taken_for_it(root: Path) -> None:
     for file in (root / "images/training").iterdir():
         file.rename(file.with_name(file.name.replace("ADE_", "my_")))
-    with pytest.raises(DataError, match="masks/training: the folder with the masks of .*images/training is missing"):
+    with pytest.raises(DataError, match=r"masks/training: the folder with the masks of .*images/training is missing"):
         open_data(str(root))
 
 
