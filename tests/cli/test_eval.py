@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from kits_trainer import DATA, Told, call, tiny_trial
 
@@ -53,7 +54,57 @@ def bundle(trained: RunDir, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+PROTOCOLS = [
+    ("--keep-ratio --size 48x100 --size-divisor 32", "at 48x100 (keep ratio, sides multiples of 32, whole image, single scale, no flip)"),
+    ("--mode slide --crop 32x48 --stride 20x30", "at 64x64 (stretch, windows of 32x48 every 20x30, single scale, no flip)"),
+    ("--mode slide --crop 48", "windows of 48x48 every 32x32"),
+    ("--scales 0.5,1 --flip", "whole image, scales 0.5, 1, with flip)"),
+    ("--amp bf16 --boundary", "ema weights in bf16"),
+]
+
+
+@pytest.mark.parametrize(("options", "sentence"), PROTOCOLS)
+def test_protocols(trained: RunDir, options: str, sentence: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code, said, _ = call(["eval", str(trained.path), *options.split()], capsys)
+    assert code == 0
+    assert sentence in said
+    assert ("boundary IoU" in said) is ("--boundary" in options)
+
+
+def test_a_bundle_and_its_onnx_file_under_a_protocol(trained: RunDir, bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Sizes that the network's stride does not divide: module, bundle and ONNX file give the same."""
+    numbers = []
+    for start in ([str(trained.path)], [str(bundle), "--data", DATA], [str(bundle), "--data", DATA, "--onnx"]):
+        code, said, _ = call(["eval", *start, "--keep-ratio", "--size", "57x90", "--flip", "--json"], capsys)
+        assert code == 0
+        numbers.append(json.loads(said)["metrics"])
+    assert numbers[1] == pytest.approx(numbers[0], abs=0.05)
+    assert numbers[2] == pytest.approx(numbers[0], abs=0.05)
+
+
+def test_report(trained: RunDir, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, said, _ = call(["eval", str(trained.path), "--report", str(tmp_path / "report"), "--worst", "2"], capsys)
+    assert code == 0
+    assert f"report: {tmp_path / 'report' / 'index.html'}" in said
+    found = json.loads((tmp_path / "report" / "metrics.json").read_text())
+    assert {name: found["values"][name] for name in ("miou", "macc", "aacc")} == pytest.approx(trained.metrics["metrics"], abs=1e-9)
+    assert found["protocol"]["data"] == DATA
+    matrix = np.load(tmp_path / "report" / "confusion.npy")
+    assert found["values"]["aacc"] == pytest.approx(100 * matrix.trace() / matrix.sum())
+    assert len((tmp_path / "report" / "images.csv").read_text().splitlines()) == 1 + 4
+    code, said, _ = call(["eval", str(trained.path), "--report", str(tmp_path / "report"), "--json"], capsys)
+    assert code == 0
+    assert "boundary_iou" in json.loads(said)["metrics"]
+
+
 REFUSED = [
+    (["--mode", "slide"], "--crop: mode slide wants the windows' size"),
+    (["--scales", "a"], "--scales: numbers above 0, by comma"),
+    (["--keep-ratio", "--masks", "resized"], "--keep-ratio: goes with original masks"),
+    (["--amp", "fp17"], "--amp: must be one of none, bf16, fp16 (given 'fp17'); nearest legal: fp16"),
+    (["--onnx", "--amp", "bf16"], "--amp: is the module's"),
+    (["--worst", "0"], "--worst: must be a whole number from 1"),
+    (["--workers", "-1"], "--workers: must be a whole number from 0"),
     (["--split", "test"], "no split 'test'; there are train, val"),
     (["--masks", "tiny"], "--masks: must be one of original, resized"),
     (["--batch-size", "0"], "--batch-size: must be a whole number from 1"),

@@ -102,6 +102,23 @@ def test_refuses_labels_outside_the_classes(label: int) -> None:
         metrics.update(torch.zeros(2, 2, dtype=torch.int64), torch.full((2, 2), label))
 
 
+def test_matrices_add_up() -> None:
+    first, second, both = (SegmentationMetrics(3) for _ in range(3))
+    random = torch.Generator().manual_seed(0)
+    for part in (first, second):
+        prediction, target = (torch.randint(0, 3, (9, 9), generator=random) for _ in range(2))
+        part.update(prediction, target)
+        both.update(prediction, target)
+    first.add(second.matrix)
+    assert first.compute() == both.compute()
+    assert (first.matrix == both.matrix).all()
+    found = both.compute().confusion
+    assert found is not None
+    assert (found.dtype, int(found.sum())) == (np.dtype("int64"), 162)
+    second.matrix = both.matrix
+    assert second.compute() == both.compute()
+
+
 def test_further_splits_stand_beside() -> None:
     val = Metrics(values={"miou": 50.0, "macc": 60.0, "aacc": 70.0}, per_class={"a": 50.0}, protocol={"split": "val", "images": 3})
     holdout = Metrics(values={"miou": 40.0, "macc": 50.0, "aacc": 60.0}, protocol={"split": "holdout", "images": 5})
