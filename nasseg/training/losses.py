@@ -61,6 +61,31 @@ class SegmentationLoss(nn.Module):
         parts = [weight * self._term(name, logits_BKHW, target_BHW) for name, weight in self.mixture.items()]
         return torch.stack(parts).sum() if len(parts) > 1 else parts[0]
 
+    def mass(self, target_BHW: Tensor) -> Tensor:
+        """What a part of a batch weighs in the mean over the batch: the sum of its pixels' weights, float64.
+
+        With it the losses of parts add up to the loss of the whole, exactly for a mean over pixels; Dice, Lovász and the choice of hard
+        pixels look at each part by itself. A sum with several such means goes by the weights of classes alone.
+        """
+        counted = target_BHW != IGNORE
+        weights_BHW = counted.double()
+        if self.weights_K is not None:
+            weights_BHW = weights_BHW * self.weights_K.to(target_BHW.device)[target_BHW.masked_fill(~counted, 0)]
+        if "boundary" in self.mixture and not {"cross_entropy", "ohem"} & set(self.mixture):
+            weights_BHW = weights_BHW * terms.boundary_weights(target_BHW)
+        return weights_BHW.sum()
+
+    def mass(self, target_BHW: Tensor) -> Tensor:
+        """Σ w over the counted pixels: by how much a part of a batch counts in the mean over all of it (see ``microbatch``).
+
+        w is the weight of the pixel's class and, where ``kind`` is ``boundary`` alone, its own.
+        """
+        counted = target_BHW != IGNORE
+        weights_BHW = counted.float() if self.weights_K is None else self.weights_K[target_BHW.masked_fill(~counted, 0)] * counted
+        if set(self.mixture) == {"boundary"}:
+            weights_BHW = weights_BHW * terms.boundary_weights(target_BHW)
+        return weights_BHW.sum(dtype=torch.float64)
+
     def _term(self, name: str, logits_BKHW: Tensor, target_BHW: Tensor) -> Tensor:
         if name == "dice":
             return terms.dice(logits_BKHW, target_BHW)

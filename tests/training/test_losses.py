@@ -150,6 +150,17 @@ def test_auxiliary_logits_add_their_share() -> None:
     torch.testing.assert_close(both, expected)
 
 
+@pytest.mark.parametrize("kind", ["cross_entropy", "boundary"])
+@pytest.mark.parametrize("weights", [None, [0.5, 1.0, 2.0, 0.3]])
+def test_parts_weighed_by_their_mass_give_the_whole(kind: str, weights: list[float] | None) -> None:
+    logits, target = batch()
+    target[1, 1:] = 255
+    loss = SegmentationLoss(kind, class_weights=weights)
+    parts = [loss(logits[i : i + 1], target[i : i + 1]) * loss.mass(target[i : i + 1]) for i in range(2)]
+    assert sum(parts).item() / loss.mass(target).item() == pytest.approx(loss(logits, target).item(), rel=1e-6)
+    assert loss.mass(torch.full((1, 4, 4), 255)).item() == 0.0
+
+
 def test_loss_is_computed_in_float32() -> None:
     logits, target = batch()
     assert SegmentationLoss()(logits.to(torch.bfloat16), target).dtype == torch.float32
