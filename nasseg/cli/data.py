@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
-from nasseg.cli import data_pack
+from nasseg.cli import data_info, data_pack
 from nasseg.data.diagnosis import ERROR, Diagnosis, SplitReport
 from nasseg.data.doctor import examine
 from nasseg.data.layouts import open_data
@@ -28,9 +28,10 @@ _FEW = 500  # pairs below which no progress is shown
 
 @click.group(name="data")
 def command() -> None:
-    """Check, show and pack data sets: a folder, camvid:PATH or synthetic."""
+    """Know, check, show and pack data sets: a folder, KIND:PATH such as ade20k:PATH, or synthetic."""
 
 
+command.add_command(data_info.command)
 command.add_command(data_pack.command)
 
 
