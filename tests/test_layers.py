@@ -42,7 +42,9 @@ def modules() -> dict[str, Path]:
 
 
 def layer(module: str) -> str:
-    return module.split(".")[1] if "." in module else ""
+    name = module.split(".")[1] if "." in module else ""
+    # python -m nasseg
+    return "cli" if name == "__main__" else name
 
 
 def imported(path: Path, known: set[str]) -> set[str]:

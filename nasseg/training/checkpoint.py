@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import os
 import tempfile
@@ -26,8 +27,13 @@ WEIGHTS = "model.safetensors"
 log = logging.getLogger(__name__)
 
 
-def save_checkpoint(folder: Path, state: Mapping[str, Any]) -> Path:
-    """Write ``last.pt`` whole or not at all; the one before stays as ``previous.pt``.
+def kept_names(keep: int) -> list[str]:
+    """The files of the newest ``keep`` checkpoints, the newest first: last.pt, previous.pt, previous-2.pt, …"""
+    return [LAST, PREVIOUS, *(f"previous-{number}.pt" for number in range(2, keep))][:keep]
+
+
+def save_checkpoint(folder: Path, state: Mapping[str, Any], keep: int = 2) -> Path:
+    """Write ``last.pt`` whole or not at all; of the ones before, the newest ``keep`` - 1 stay as ``previous.pt``, ``previous-2.pt``, ….
 
     One file holds everything, so no two parts of a state can come from different iterations. Killed at any moment, the folder holds at
     least one whole checkpoint once one was written. Raises :class:`StudyError` where the folder cannot be written.
@@ -42,8 +48,10 @@ def save_checkpoint(folder: Path, state: Mapping[str, Any]) -> Path:
                 file.flush()
                 os.fsync(file.fileno())
             os.chmod(temporary, 0o644)
-            if last.exists():
-                os.replace(last, folder / PREVIOUS)
+            names = kept_names(keep)
+            for newer, older in reversed(list(itertools.pairwise(names))):
+                if (folder / newer).exists():
+                    os.replace(folder / newer, folder / older)
             os.replace(temporary, last)
         except BaseException:
             with contextlib.suppress(FileNotFoundError):
@@ -59,11 +67,17 @@ def checkpoint_files(place: str | os.PathLike[str]) -> list[Path]:
     path = Path(place)
     if path.is_dir():
         folder = path / "checkpoints" if (path / "checkpoints").is_dir() else path
-        files = [folder / LAST, folder / PREVIOUS]
+        files = [folder / LAST, folder / PREVIOUS, *_older(folder)]
     else:
         # A missing last.pt may have its predecessor: the process was killed between two renames.
-        files = [path, path.with_name(LAST), path.with_name(PREVIOUS)] if path.suffix == ".pt" else [path]
+        files = [path, path.with_name(LAST), path.with_name(PREVIOUS), *_older(path.parent)] if path.suffix == ".pt" else [path]
     return [file for file in dict.fromkeys(files) if file.is_file()]
+
+
+def _older(folder: Path) -> list[Path]:
+    """``previous-2.pt`` and so on, the newest first."""
+    numbered = [(path.stem.removeprefix("previous-"), path) for path in folder.glob("previous-*.pt")]
+    return [path for _, path in sorted((int(number), path) for number, path in numbered if number.isdigit())]
 
 
 def load_checkpoint(place: str | os.PathLike[str]) -> dict[str, Any]:

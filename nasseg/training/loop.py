@@ -1,7 +1,11 @@
-"""The one training loop. Recipes give it a network, batches, a loss and a way to measure; it gives back what was reached."""
+"""The one training loop. Recipes give it a network, batches, a loss and a way to measure; it gives back what was reached.
+
+In a run of several processes each has a loop of its own; they take every step together and stop at the same iteration.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -17,10 +21,12 @@ from nasseg.errors import TrainingFailed
 from nasseg.files import canonical_json, write_atomic
 from nasseg.training.checkpoint import WEIGHTS, plain_weights, save_checkpoint, write_weights
 from nasseg.training.config import TrainingConfig
-from nasseg.training.device import autocast, check_precision, own_randomness, random_state, set_random_state
+from nasseg.training.device import check_precision, own_randomness, random_state, set_random_state
+from nasseg.training.distributed import ALONE, World
 from nasseg.training.ema import build_ema
 from nasseg.training.metrics import Metrics
 from nasseg.training.optim import Schedule, build_optimizer
+from nasseg.training.passes import Passes
 from nasseg.training.trial import Report
 
 Batches = Callable[[int], Iterator[tuple[Tensor, Tensor]]]
@@ -59,6 +65,9 @@ class Loop:
 
     ``forward(x_BCHW)`` gives the logits of ``model``; ``validate(module)`` measures a module in eval mode. With a ``folder`` it writes
     ``model.safetensors`` and ``metrics.json`` at each validation that is kept, ``checkpoints/last.pt``; ``identity`` says whose they are.
+
+    In a ``world`` of several processes ``batches`` gives this one's share, gradients and losses are those of the whole batch, and only the
+    first process has a folder.
     """
 
     def __init__(
@@ -74,6 +83,7 @@ class Loop:
         device: torch.device | None = None,
         folder: Path | None = None,
         identity: Mapping[str, Any] | None = None,
+        world: World = ALONE,
     ) -> None:
         self.config = config
         self.iterations = iterations
@@ -81,19 +91,22 @@ class Loop:
         self.validate = validate
         self.forward = forward if forward is not None else lambda module, x: module(x)
         self.device = device if device is not None else torch.device("cpu")
-        self.folder = folder
+        self.world = world
+        self.folder = folder if world.first else None
         self.identity = dict(identity or {})
         check_precision(config.amp, self.device)
         self.layout = torch.channels_last if config.channels_last else torch.contiguous_format
         self.model = model.to(self.device).to(memory_format=self.layout)
         self.loss = loss.to(self.device) if isinstance(loss, nn.Module) else loss
-        self.trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        self.passes = Passes(self.model, self.forward, self.loss, config=config, device=self.device, world=world)
         self.optimizer = build_optimizer(
             self.model, lr=config.lr, weight_decay=config.weight_decay, backbone_lr_scale=config.backbone_lr_scale
         )
         self.schedule = Schedule(iterations, kind=config.schedule, warmup=config.warmup_share, power=config.power, floor=config.lr_floor)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.amp == "fp16")
         self.ema: AveragedModel | None = build_ema(self.model, config.ema) if config.ema else None
+        if config.compile:
+            self.model.compile(backend=config.compile_backend)
         self.iteration = 0
         self.spent = 0.0
         self.kept: _Kept | None = None
@@ -115,6 +128,8 @@ class Loop:
         config = self.config
         started = time.monotonic() - self.spent
         stopped = False
+        if self.world.ranks > 1 and len(set(self.world.gather(self.iteration))) > 1:
+            raise TrainingFailed("the processes do not go on from the same checkpoint; the run's folder must be one that all of them share")
         batches = self.batches(self.iteration * config.accumulation)
         if self._random is not None:
             set_random_state(self._random, self.device)
@@ -132,10 +147,11 @@ class Loop:
             if saved:
                 self._checkpoint()
             try:
-                stopped = bool(report(self.iteration, told)) and not end
+                stopped = self.world.any(report(self.iteration, told)) and not end
             except BaseException:
-                # A worker that is told to leave raises out of its report: what was reached is kept for the next attempt.
-                if not saved:
+                # A worker that is told to leave raises out of its report: what was reached is kept for the next attempt. Of several
+                # processes one alone cannot: a checkpoint holds something of each.
+                if not saved and self.world.ranks == 1:
                     self._checkpoint()
                 raise
             if stopped and not saved:
@@ -150,8 +166,9 @@ class Loop:
         )
 
     def state(self) -> dict[str, Any]:
-        """Everything a run needs to go on bit for bit, as tensors and plain values."""
+        """Everything a run needs to go on bit for bit, as tensors and plain values. All processes call it together."""
         kept = self.kept
+        random = self.world.gather(random_state(self.device))
         return {
             "identity": self.identity,
             "iteration": self.iteration,
@@ -160,18 +177,30 @@ class Loop:
             "ema": None if self.ema is None else self.ema.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
-            "random": random_state(self.device),
+            "random": random[0],
+            "randoms": random,
+            "parts": self.passes.parts,
             "kept": None if kept is None else {"metrics": kept.metrics.to_dict(), "iteration": kept.iteration, "weights": kept.weights},
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from :meth:`state` of the same run. The files of its kept validation are written again if they are not in ``folder``."""
+        """Go on from :meth:`state` of the same run, of as many processes or of another number.
+
+        The files of its kept validation are written again if they are not in ``folder``. With another number of processes the random
+        numbers of dropout and the like are others; weights, order of images and augmentation are not.
+        """
         self.model.load_state_dict(state["model"])
         if self.ema is not None:
             self.ema.load_state_dict(state["ema"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
-        self.iteration, self.spent, self._random = int(state["iteration"]), float(state["seconds"]), state["random"]
+        self.iteration, self.spent = int(state["iteration"]), float(state["seconds"])
+        self.passes.parts = int(state.get("parts", 1))
+        randoms = state.get("randoms", [state["random"]])
+        if len(randoms) == self.world.ranks:
+            self._random = randoms[self.world.rank]
+        elif self.world.first:
+            self._random = state["random"]
         kept = state["kept"]
         if kept is not None:
             self.kept = _Kept(Metrics.from_dict(kept["metrics"]), int(kept["iteration"]), kept["weights"])
@@ -179,23 +208,11 @@ class Loop:
 
     def _step(self, batches: Iterator[tuple[Tensor, Tensor]], lr: float) -> float:
         """One optimiser step; the loss, averaged over its forward passes."""
-        config = self.config
-        self.optimizer.zero_grad(set_to_none=True)
-        total = 0.0
-        for _ in range(config.accumulation):
-            with own_randomness(self.device):
-                x_BCHW, y_BHW = next(batches)
-            x_BCHW = x_BCHW.to(self.device, non_blocking=True, memory_format=self.layout)
-            y_BHW = y_BHW.to(self.device, non_blocking=True)
-            with autocast(config.amp, self.device):
-                logits_BKhw = self.forward(self.model, x_BCHW)
-            part = self.loss(logits_BKhw, y_BHW) / config.accumulation
-            self.scaler.scale(part).backward()
-            total += float(part.detach())
+        total = self.passes.run(batches, self.scaler, self.iteration + 1)
         if not _finite(total):
             raise TrainingFailed(f"loss is {_name(total)} at iteration {self.iteration + 1} (lr {lr:.3g})")
         self.scaler.unscale_(self.optimizer)
-        norm = float(nn.utils.clip_grad_norm_(self.trained, config.clip or float("inf")))
+        norm = float(nn.utils.clip_grad_norm_(self.passes.trained, self.config.clip or float("inf")))
         if not _finite(norm) and not self.scaler.is_enabled():
             raise TrainingFailed(f"gradient is {_name(norm)} at iteration {self.iteration + 1} (lr {lr:.3g}, loss {total:.4g})")
         self.scaler.step(self.optimizer)
@@ -210,7 +227,9 @@ class Loop:
         """Validate; note and write the result if it is the one to keep."""
         module = self.measured
         module.eval()
-        with own_randomness(self.device):
+        # A compiled network would be compiled again for the sizes of a validation.
+        eager = torch.compiler.set_stance("force_eager") if self.config.compile else contextlib.nullcontext()
+        with own_randomness(self.device), eager:
             metrics = self.validate(module)
         self.model.train()
         if self.kept is None or self.config.keep == "last" or metrics.miou > self.kept.metrics.miou:
@@ -236,8 +255,12 @@ class Loop:
         return None if self.folder is None else self.folder / WEIGHTS
 
     def _checkpoint(self) -> None:
-        if self.folder is not None:
-            save_checkpoint(self.folder / "checkpoints", self.state())
+        if self.folder is None and self.world.ranks == 1:
+            return
+        state = self.state()
+        with self.world.together():
+            if self.folder is not None:
+                save_checkpoint(self.folder / "checkpoints", state, keep=self.config.keep_last)
 
 
 def _finite(value: float) -> bool:

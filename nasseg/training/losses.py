@@ -75,17 +75,6 @@ class SegmentationLoss(nn.Module):
             weights_BHW = weights_BHW * terms.boundary_weights(target_BHW)
         return weights_BHW.sum()
 
-    def mass(self, target_BHW: Tensor) -> Tensor:
-        """Σ w over the counted pixels: by how much a part of a batch counts in the mean over all of it (see ``microbatch``).
-
-        w is the weight of the pixel's class and, where ``kind`` is ``boundary`` alone, its own.
-        """
-        counted = target_BHW != IGNORE
-        weights_BHW = counted.float() if self.weights_K is None else self.weights_K[target_BHW.masked_fill(~counted, 0)] * counted
-        if set(self.mixture) == {"boundary"}:
-            weights_BHW = weights_BHW * terms.boundary_weights(target_BHW)
-        return weights_BHW.sum(dtype=torch.float64)
-
     def _term(self, name: str, logits_BKHW: Tensor, target_BHW: Tensor) -> Tensor:
         if name == "dice":
             return terms.dice(logits_BKHW, target_BHW)
