@@ -206,7 +206,8 @@ class Shelf:
         try:
             text = self.read(MANIFEST)
         except DataError as error:
-            raise DataError(f"{error}; packed data begin with it: give the folder that nasseg data pack wrote, or its URL") from error
+            hint = "; packed data begin with it: give the folder that nasseg data pack wrote, or its URL"
+            raise DataError(f"{error}{hint if isinstance(error.__cause__, FileNotFoundError) else ''}") from error
         return Manifest.from_text(text, self.at(MANIFEST))
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import pickle
 import shutil
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import fsspec
@@ -262,6 +264,41 @@ def test_addresses_that_lead_nowhere(tmp_path: Path) -> None:
         opened("nosuch://a")
     with pytest.raises(DataError, match="buffer is a whole number from 1 to 1000000, '0' given"):
         opened(tmp_path, "?buffer=0")
+
+
+def test_a_protocol_whose_package_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(url: str) -> None:
+        raise ImportError("Install s3fs to access S3")
+
+    monkeypatch.setattr(fsspec.core, "url_to_fs", missing)
+    with pytest.raises(DataError, match=r"^s3://b/c/manifest\.json: cannot be opened \(Install s3fs to access S3\)$"):
+        opened("s3://b/c")
+
+
+def test_a_connection_that_breaks(packed_once: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Broken(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            raise TimeoutError("timed out")
+
+        def readinto(self, buffer: object) -> int:
+            raise TimeoutError("timed out")
+
+    split = opened(packed_once).splits["train"]
+    monkeypatch.setattr(Shelf, "open", lambda self, name: Broken(bytes(split.source.files[0].bytes)))
+    with pytest.raises(DataError, match=r"train-00000\.parquet: row 0 \(id t_00\): row group 0 cannot be read, .* \(timed out\)"):
+        split[0]
+    with pytest.raises(DataError, match=rf"{packed_once}/a: cannot be read \(timed out\)"):
+        split.source.shelf.read("a")
+    with pytest.raises(DataError, match=rf"{packed_once}/a: cannot be read \(timed out\)"):
+        split.source.shelf.sha256("a")
+
+
+def test_threads_share_a_split(packed_once: Path) -> None:
+    split = opened(packed_once, "?buffer=1").splits["train"]
+    with ThreadPoolExecutor(4) as pool:
+        images = list(pool.map(lambda index: split[index % 23].image, range(92)))
+    for index, image in enumerate(images):
+        np.testing.assert_array_equal(image, images[index % 23])
 
 
 def test_gone_shard(packed: Path) -> None:
