@@ -12,6 +12,7 @@ from rich.text import Text
 from nasseg.cli.console import wide_console
 from nasseg.cli.options import SIZE
 from nasseg.data.layouts import open_data
+from nasseg.data.layouts import original_labels as labels_of
 from nasseg.errors import ConfigError, Problem
 from nasseg.export.bundle import bundle_predictor
 from nasseg.export.predict import LARGE, Drawn, Predictor, predict_images, predict_split
@@ -34,6 +35,11 @@ MOST_NAMED = 4
 @click.option("--stride", type=SIZE, help="Way from one window to the next in image pixels; default: two thirds of the window.")
 @click.option("--whole", is_flag=True, help="Never slide, however large the image.")
 @click.option("--alpha", type=float, default=0.5, show_default=True, help="How strongly colours cover the image, 0 to 1.")
+@click.option(
+    "--original-labels",
+    metavar="NAME",
+    help="Write the labels of a data set's own masks: ade20k (1 to 150), cityscapes (7, 8, 11 …), coco-stuff, or a --data string.",
+)
 @click.option("--onnx", is_flag=True, help="Run model.onnx in ONNX Runtime instead of the module.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 …: where the module runs.")
 def command(
@@ -48,6 +54,7 @@ def command(
     stride: tuple[int, int] | None,
     whole: bool,
     alpha: float,
+    original_labels: str | None,
     onnx: bool,
     device: str,
 ) -> None:
@@ -60,9 +67,10 @@ def command(
         raise ConfigError(Problem("", "IMAGES", "name images or folders, or a data set with --data, one of the two"))
     if onnx and device not in ("auto", "cpu"):
         raise ConfigError(Problem("", "--device", "ONNX Runtime runs on the CPU here", device, "cpu"))
+    labels = None if original_labels is None else labels_of(original_labels)
     place = "cpu" if onnx else _device(device)
     forward, preprocessing = bundle_predictor(bundle, onnx=onnx, device=place)
-    predictor = Predictor(forward, preprocessing, size=size, window=window, stride=stride, whole=whole)
+    predictor = Predictor(forward, preprocessing, size=size, window=window, stride=stride, whole=whole, original_labels=labels)
     console = wide_console()
     drawn: list[Drawn] = []
     try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fnmatch
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -27,7 +28,7 @@ from nasseg.data.table import PathTable
 from nasseg.data.tree import Layout, Table, Tree, invert, listed, need_folder
 from nasseg.data.ultralytics import Ultralytics
 from nasseg.data.voc import Voc
-from nasseg.errors import DataError
+from nasseg.errors import DataError, nearest
 from nasseg.files import digest
 
 log = logging.getLogger(__name__)
@@ -97,6 +98,10 @@ def original_labels(spec: str) -> tuple[int, ...]:
     layout = NAMED.get(spec)
     if layout is not None and layout.facts is not None:
         return layout.facts.originals
+    if re.fullmatch(r"[\w-]+", spec) and not Path(spec).exists():
+        named = ", ".join(kind for kind, known in NAMED.items() if known.facts is not None)
+        close = nearest(spec, NAMED)
+        raise DataError(f"{spec}: no data set of that name; known are {named}, or a data string{f'; nearest: {close}' if close else ''}")
     found = open_data(spec).original_labels
     if found is None:
         raise DataError(f"{spec}: its masks hold class numbers already; original labels differ for ade20k, cityscapes and coco-stuff")

@@ -55,7 +55,10 @@ class Predictor:
     default two thirds of the window. ``whole=True`` switches windows off. Memory is bounded by one row of windows and some strips, not by
     the picture's area times the classes.
 
-    Raises :class:`ConfigError` for a stride larger than the window and for ``window`` with ``whole``.
+    ``original_labels``: the number each class gets in mask files instead of its own, such as ADE20K's 1…150.
+
+    Raises :class:`ConfigError` for a stride larger than the window, for ``window`` with ``whole`` and for another number of labels than
+    of classes.
     """
 
     def __init__(
@@ -67,8 +70,13 @@ class Predictor:
         window: Size | None = None,
         stride: Size | None = None,
         whole: bool = False,
+        original_labels: Sequence[int] | None = None,
     ) -> None:
         self.forward = forward
+        self.original_labels = original_labels
+        if original_labels is not None and len(original_labels) != len(preprocessing.classes):
+            rule = f"must be of a data set of the network's {len(preprocessing.classes)} classes"
+            raise ConfigError(Problem("", "--original-labels", rule, f"{len(original_labels)} labels"))
         self.preprocessing = preprocessing
         self.size = size or preprocessing.size
         self.window = window
@@ -246,11 +254,23 @@ def _draw(predictor: Predictor, image_HW3: Pixels, image: Path, stem: Path, alph
     prediction = predictor(image_HW3)
     seconds = time.perf_counter() - start
     overlay, mask = stem.with_name(f"{stem.name}_overlay.png"), stem.with_name(f"{stem.name}_mask.png")
-    _write_png(palette_image(prediction.mask_HW, facts.palette), mask)
+    _write_png(_mask_image(prediction.mask_HW, facts.palette, predictor.original_labels), mask)
     _write_png(draw_overlay(image_HW3, prediction.mask_HW, facts.classes, facts.palette, alpha=alpha, title=image.name), overlay)
     shares = tuple(class_shares(prediction.mask_HW, facts.classes, facts.palette))
     height, width = prediction.mask_HW.shape
     return Drawn(image, overlay, mask, (height, width), prediction.how, shares, seconds)
+
+
+def _mask_image(mask_HW: Pixels, palette: Sequence[tuple[int, int, int]], labels: Sequence[int] | None) -> Image.Image:
+    """Class numbers with their colours, or the labels that stand for them with the same colours."""
+    if labels is None:
+        return palette_image(mask_HW, palette)
+    by_label = [(0, 0, 0)] * (max(labels) + 1)
+    for label, colour in zip(labels, palette, strict=True):
+        by_label[label] = colour
+    table = np.arange(256, dtype=np.uint8)
+    table[: len(labels)] = labels
+    return palette_image(table[mask_HW], by_label)
 
 
 def _target(out: str | os.PathLike[str], alpha: float) -> Path:

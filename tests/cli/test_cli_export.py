@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from kits_data import write_tree
 from kits_export import make_run
 from PIL import Image
 
@@ -94,6 +95,17 @@ def test_predict_by_onnx_runtime_gives_the_same_mask(bundle: Path, tmp_path: Pat
     assert (masks[0] != masks[1]).mean() < 0.01
 
 
+def test_predict_writes_the_labels_of_a_data_set(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    image = picture(tmp_path / "a.png", 48, 64)
+    labels = write_tree(tmp_path / "set", labels=lambda seed: np.random.default_rng(seed).integers(0, 12, (6, 8)).astype(np.uint8))
+    call("predict", bundle, image, "--out", tmp_path / "plain", capture=capsys)
+    call(
+        "predict", bundle, image, "--out", tmp_path / "own", "--original-labels", f"{labels}?relabel=reduce_zero&classes=11", capture=capsys
+    )
+    masks = [np.asarray(Image.open(io.BytesIO((tmp_path / name / "a_mask.png").read_bytes()))) for name in ("plain", "own")]
+    assert np.array_equal(masks[0] + 1, masks[1])
+
+
 def test_predict_refuses_with_a_sentence(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     image = picture(tmp_path / "a.png", 48, 64)
     broken = tmp_path / "broken.jpg"
@@ -107,6 +119,9 @@ def test_predict_refuses_with_a_sentence(bundle: Path, tmp_path: Path, capsys: p
         (("predict", bundle, image, "--device", "cuda", "--onnx", *out), "--device: ONNX Runtime runs on the CPU here (given 'cuda')"),
         (("predict", bundle, image, "--whole", "--window", "32x32", *out), "--whole: takes the picture in one piece"),
         (("predict", bundle, image, "--onnx", "--size", "32x32", *out), "takes images of (3, 64, 64) (channels, height, width)"),
+        (("predict", bundle, image, "--original-labels", "ade20k", *out), "network's 11 classes (given '150 labels')"),
+        (("predict", bundle, image, "--original-labels", "ade20", *out), "ade20: no data set of that name; known are ade20k, cityscapes,"),
+        (("predict", bundle, image, "--original-labels", "synthetic:streets", *out), "its masks hold class numbers already"),
         (("predict", bundle, broken, *out), "broken.jpg: "),
     ):
         _, err = call(*arguments, code=2, capture=capsys)

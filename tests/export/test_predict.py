@@ -153,6 +153,21 @@ def test_pictures_are_written_as_overlay_and_mask(tmp_path: Path):
         assert overlay.width == 720
 
 
+def test_masks_in_the_labels_of_the_data_set(tmp_path: Path):
+    image, _ = blocks(60, 90, 30)
+    Image.fromarray(image).save(tmp_path / "a.png")
+    plain = predict_images(Predictor(strongest_colour, preprocessing()), [tmp_path / "a.png"], tmp_path / "plain")[0]
+    mapped = predict_images(
+        Predictor(strongest_colour, preprocessing(), original_labels=(7, 0, 33)), [tmp_path / "a.png"], tmp_path / "mapped"
+    )[0]
+    with Image.open(plain.mask) as before, Image.open(mapped.mask) as after:
+        assert np.array_equal(np.asarray(after), np.array([7, 0, 33])[np.asarray(before)])
+        assert np.array_equal(np.asarray(after.convert("RGB")), np.asarray(before.convert("RGB")))
+    assert plain.overlay.read_bytes() == mapped.overlay.read_bytes()
+    with pytest.raises(ConfigError, match=r"--original-labels: must be of a data set of the network's 3 classes \(given '150 labels'\)"):
+        Predictor(strongest_colour, preprocessing(), original_labels=range(150))
+
+
 def test_unreadable_pictures_are_named_after_the_others_are_drawn(tmp_path: Path):
     Image.fromarray(blocks(60, 90, 30)[0]).save(tmp_path / "good.png")
     (tmp_path / "bad.png").write_bytes(b"\x89PNG\r\n")
