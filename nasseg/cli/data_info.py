@@ -37,7 +37,7 @@ def command(data: str | None, as_json: bool) -> None:
             click.echo(json.dumps(everything, indent=1))
         else:
             _print_known(console)
-    elif data in NAMED:
+    elif data in NAMED and not Path(data).exists():
         facts = describe(NAMED[data])
         if as_json:
             click.echo(json.dumps(facts, indent=1))
