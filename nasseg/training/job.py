@@ -23,12 +23,14 @@ from nasseg.models.segmenter import SegModel, build
 from nasseg.training.checkpoint import load_checkpoint
 from nasseg.training.config import TrainingConfig
 from nasseg.training.device import resolve_device, seed_everything
+from nasseg.training.distill import DistillationLoss, Taught
 from nasseg.training.environment import stamp
 from nasseg.training.evaluate import evaluate_splits
 from nasseg.training.loop import Loop, Outcome
 from nasseg.training.losses import SegmentationLoss, build_loss
 from nasseg.training.metrics import Metrics
 from nasseg.training.protocol import Protocol
+from nasseg.training.teacher import Teacher, open_teacher
 from nasseg.training.trial import Report, Result, Trial
 
 CROP_STEP = 32
@@ -44,6 +46,7 @@ class Job:
     model: SegModel
     device: torch.device
     iterations: int
+    teacher: Teacher | None = None
 
     @classmethod
     def open(cls, trial: Trial, config: TrainingConfig) -> Self:
@@ -66,7 +69,9 @@ class Job:
         if config.aux_loss:
             _check_auxiliary(trial.size, config)
             model.add_auxiliary()
-        job = cls(trial, config, data, model, device, max(1, round(config.iterations * trial.fidelity)))
+        assert isinstance(model.backbone, Backbone)
+        teacher = open_teacher(config.distill, data.classes, model.backbone.spec).to(device) if config.distill else None
+        job = cls(trial, config, data, model, device, max(1, round(config.iterations * trial.fidelity)), teacher)
         if config.freeze_backbone:
             job.backbone.freeze()
         return job
@@ -90,12 +95,13 @@ class Job:
             "iterations": self.iterations,
             "pretrained": self.trial.pretrained,
             "settings": {k: v for k, v in self.config.model_dump().items() if k not in self.config.OPERATIONAL and k != "iterations"},
+            **({} if self.teacher is None else {"teacher": dict(self.teacher.identity)}),
         }
 
-    def loss(self) -> SegmentationLoss:
-        """The loss the configuration names, with class weights counted on train."""
+    def loss(self) -> SegmentationLoss | DistillationLoss:
+        """The loss the configuration names, with class weights counted on train, and with a teacher's share where there is one."""
         config = self.config
-        return build_loss(
+        task = build_loss(
             config.loss,
             class_weights=config.class_weights,
             label_smoothing=config.label_smoothing,
@@ -103,6 +109,14 @@ class Job:
             num_classes=self.data.num_classes,
             aux_weight=config.aux_loss,
         )
+        if self.teacher is None:
+            return task
+        return DistillationLoss(task, weight=config.distill_weight, temperature=config.distill_temperature, ignored=config.distill_ignored)
+
+    def answer(self, module: nn.Module, x_BCHW: Tensor) -> Any:
+        """What the loss is computed from: logits, with an auxiliary head a pair, with a teacher :class:`Taught`."""
+        student = forward(module, x_BCHW)
+        return student if self.teacher is None else Taught(student, self.teacher(x_BCHW))
 
     def batches(self, start: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Training batches from number ``start`` on."""
@@ -155,7 +169,7 @@ class Job:
             batches=self.batches,
             loss=loss,
             validate=self.validate,
-            forward=forward,
+            forward=self.answer,
             device=self.device,
             folder=None if self.trial.workdir is None else Path(self.trial.workdir),
             identity=self.identity,

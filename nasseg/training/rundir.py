@@ -35,6 +35,7 @@ from nasseg.training.curves import LogFile, draw_curves
 from nasseg.training.device import resolve_device
 from nasseg.training.environment import stamp
 from nasseg.training.loop import MEASURED
+from nasseg.training.teacher import TeacherFiles
 from nasseg.training.trainer import load_trainer
 from nasseg.training.trial import Report, Result, Trial
 
@@ -215,10 +216,16 @@ def describe(trial: Trial) -> dict[str, Any]:
         # build's own sentence for it
         build(trial.genotype, data.num_classes)
     spec = describe_backbone(str(trial.genotype.backbone))
+    settings, teacher = config.model_dump(), None
+    if config.distill:
+        files = TeacherFiles.open(config.distill)
+        files.check(data.classes, spec.in_chans)
+        settings["distill"], teacher = str(files.folder), files.identity()
     return {
         "format": FORMAT,
         "trainer": trial.trainer,
-        "settings": config.model_dump(),
+        "settings": settings,
+        **({} if teacher is None else {"teacher": teacher}),
         "data": data.spec,
         "data_fingerprint": data.fingerprint,
         "splits": {name: len(split) for name, split in data.splits.items()},
@@ -239,5 +246,5 @@ def _compared(run: RunDir, operational: frozenset[str]) -> dict[str, Any]:
     """What must agree for two descriptions to be of one run: neither places nor operational settings."""
     facts = run.facts
     settings = {f"trainer.{name}": value for name, value in facts["settings"].items() if name not in operational}
-    names = ("trainer", "data_fingerprint", "size", "seed", "pretrained")
+    names = ("trainer", "data_fingerprint", "size", "seed", "pretrained", "teacher")
     return {**run.genotype.flat(), **{name: facts.get(name) for name in names}, **settings}
