@@ -44,6 +44,7 @@ class Ade20k(Layout):
     """``images/{training,validation}/*.jpg`` beside ``annotations/{training,validation}/*.png``, or a folder around both."""
 
     kind: ClassVar[str] = "ade20k"
+    never: ClassVar[tuple[int, ...]] = (IGNORE,)
     name = "ADE20K"
     shape = "ADEChallengeData2016/images/{training,validation} with annotations/{training,validation}"
     facts: ClassVar[Facts | None] = Facts(

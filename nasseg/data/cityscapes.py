@@ -50,6 +50,7 @@ class Cityscapes(Layout):
     """
 
     kind: ClassVar[str] = "cityscapes"
+    never: ClassVar[tuple[int, ...]] = (IGNORE,)
     name = "Cityscapes"
     shape = "leftImg8bit/{train,val} with gtFine/{train,val}"
     facts: ClassVar[Facts | None] = Facts(

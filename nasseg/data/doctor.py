@@ -105,6 +105,7 @@ class _Examination:
         self.found = self.tree.layout.name if self.spec.kind == spec.kind else f"{self.tree.layout.name}, known by its folders"
         given = relabelling(spec) or tuple(range(256))
         self.tables = {name: np.asarray(files.table or given) for name, files in self.tree.splits.items()}
+        self.raw: dict[str, Counts] = {name: np.zeros(256, dtype=np.int64) for name in self.tree.splits}
         self.findings: list[Finding] = []
         self.reports: dict[str, SplitReport] = {}
 
@@ -114,9 +115,11 @@ class _Examination:
         looks = list(self._look_all(jobs))
         self._troubles(looks)
         classes = self._classes()
-        mapped = "relabel" in self.spec.query or any(files.table for files in self.tree.splits.values())
-        for label in label_findings(classes.names if classes else None, self._pixels(), mapped):
-            self.findings.append(Finding(label.level, label.kind, label.text))
+        fixed = self.tree.classes is not None
+        for label in label_findings(classes.names if classes else None, self._pixels(), fixed or "relabel" in self.spec.query):
+            if not (fixed and label.kind == "labels look one too high"):  # that advice is for labels that can be set
+                self.findings.append(Finding(label.level, label.kind, label.text))
+        self._mapped_before()
         self._outside(looks, classes)
         names = classes.names if classes else numbered(max(self._highest() + 1, 1), "").names
         self.findings += _absences(self.reports, names)
@@ -198,6 +201,7 @@ class _Examination:
                     if look.raw is None:
                         yield look
                         continue
+                    self.raw[job.files] += look.raw
                     pixels = np.bincount(self.tables[job.files], weights=look.raw, minlength=256).astype(np.int64)
                     if look.size is not None:
                         _count(self.reports[look.split], look.size, pixels)
@@ -247,6 +251,17 @@ class _Examination:
                 f"(0…{len(classes.names) - 1}, {IGNORE} ignored), for example {cases[0][0]}"
             )
             self._error("labels outside the classes", text, split, [id_ for id_, _ in cases])
+
+    def _mapped_before(self) -> None:
+        """Numbers that the data set's own masks never hold tell of masks that someone mapped already: ours would be the second time."""
+        for name, files in self.tree.splits.items():
+            found = [label for label in self.tree.layout.never if files.table is not None and self.raw[name][label]]
+            if found:
+                text = (
+                    f"masks hold {listed(map(str, found))}, which no mask of {self.tree.layout.name} does: these look mapped already "
+                    "and would be mapped twice; take the original masks, or give these as a folder or mmseg:PATH with ?classes=…"
+                )
+                self._error("labels mapped before", text, name)
 
     def _copies(self, looks: Sequence[_Look]) -> None:
         """The same image in two splits, or twice in one: by its bytes, or by its decoded pixels."""

@@ -7,6 +7,7 @@ lists. Relabelling is a table of 256 numbers, applied once, by the split that re
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -113,13 +114,15 @@ class Facts:
 class Layout(ABC):
     """One way data lie on disk. ``kind`` is the word before the colon in ``--data``, ``shape`` what is looked for, in one line.
 
-    ``facts`` are given where the layout is that of one published data set, whose classes and labels are then fixed.
+    ``facts`` are given where the layout is that of one published data set, whose classes and labels are then fixed; ``never`` are numbers
+    that its masks, before they are mapped, do not hold.
     """
 
     kind: ClassVar[str]
     name: str
     shape: str
     facts: ClassVar[Facts | None] = None
+    never: ClassVar[tuple[int, ...]] = ()
 
     @abstractmethod
     def fits(self, root: Path) -> bool:
@@ -231,7 +234,7 @@ def read_list(file: Path) -> list[str]:
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
         raise DataError(f"{file}: the list of a split's names cannot be read ({reason})") from error
-    twice = sorted({line for line in lines if lines.count(line) > 1}) if len(set(lines)) < len(lines) else []
+    twice = sorted(line for line, count in Counter(lines).items() if count > 1)
     if twice:
         raise DataError(f"{file}: names {listed(twice)} twice; delete the repeated lines")
     return lines

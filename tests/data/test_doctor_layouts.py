@@ -78,6 +78,19 @@ def _encoded(root: Path) -> list[tuple[int, tuple[bytes, bytes]]]:
     return [(n, (first.read_bytes(), second.read_bytes())) for n, (first, second) in enumerate(files)]
 
 
+def reduced_before(root: Path) -> str:
+    ade20k(root, labels(*range(40), 255))
+    for number in (1, 2, 3):
+        save(root / f"annotations/training/ADE_train_{number:08}.png", labels(*range(151))(number))
+    return f"ade20k:{root}"
+
+
+def train_ids_called_label_ids(root: Path) -> str:
+    cityscapes(root, labels(7, 8))
+    save(root / "gtFine/val/lindau/lindau_0_1_gtFine_labelIds.png", labels(0, 1, 18, 255)(0))
+    return f"cityscapes:{root}"
+
+
 BROKEN: tuple[tuple[Callable[[Path], str], str, str, tuple[str, ...], str], ...] = (
     (
         missing_mask,
@@ -93,6 +106,8 @@ BROKEN: tuple[tuple[Callable[[Path], str], str, str, tuple[str, ...], str], ...]
     (empty_split, "empty split", "val", (), "val.txt: names no image of the split val"),
     (listed_and_gone, "listed image is missing", "train", ("2007_000032",), "train.txt names 2007_000032, but there is no such image in"),
     (one_split_only, "missing split", "val", (), "images/val2017: the folder is missing; a data set has train and val"),
+    (reduced_before, "labels mapped before", "val", (), "masks hold 255, which no mask of ADE20K does: these look mapped already and"),
+    (train_ids_called_label_ids, "labels mapped before", "val", (), "masks hold 255, which no mask of Cityscapes does"),
     (leaked, "leakage between splits", "", ("train/0", "val/0"), "take them out of one split"),
 )
 
@@ -134,3 +149,16 @@ def test_unbroken(tmp_path: Path) -> None:
     assert (ade.classes[0], ade.classes_from, ade.layout) == ("wall", "the ADE20K tool kit", "ADE20K")
     assert ade.splits["train"].pixels[255] > 0  # label 0
     assert ade.splits["train"].pixels[:39].all()
+
+
+def test_no_advice_that_cannot_be_followed(tmp_path: Path) -> None:
+    """Label 151 is 150 after mapping, one more than the last class: reducing zero a second time is no cure."""
+    root = ade20k(tmp_path / "a", lambda seed: np.resize(np.arange(152, dtype=np.uint8), (10, 16)))
+    for file in root.glob("images/*/*.jpg"):
+        save(file, image(int(file.stem[-1]) + 5 * ("val" in file.stem), (10, 16)))
+    kinds = {finding.kind for finding in examine(f"ade20k:{root}").errors}
+    assert kinds == {"labels outside the classes"}
+    voc(tmp_path / "v", labels(0, 255))
+    (finding,) = examine(f"voc:{tmp_path / 'v'}").errors
+    assert finding.kind == "one class"
+    assert "relabel" not in finding.text
