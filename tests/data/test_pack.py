@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 from kits_data import image, mask, save, write_tree
+from kits_layouts import ade20k, cityscapes, coco_stuff, labels, voc
 
 from nasseg.cli.main import main
 from nasseg.data.dataset import FileSplit
@@ -64,6 +65,28 @@ def test_rows_hold_files_and_their_checksums(root: Path, tmp_path: Path) -> None
     assert manifest["splits"]["val"]["rows"] == 2
     assert manifest["classes"][1]["name"] == "class_1"
     assert str(root) not in (tmp_path / "out" / "manifest.json").read_text()
+
+
+@pytest.mark.parametrize(
+    ("kind", "make", "numbers"),
+    [
+        ("ade20k", ade20k, (0, 1, 77, 150)),
+        ("cityscapes", cityscapes, (0, 7, 8, 33)),
+        ("coco-stuff", coco_stuff, (0, 1, 181, 255)),
+        ("voc", voc, (0, 1, 20, 255)),
+    ],
+)
+def test_public_sets_packed(tmp_path: Path, kind: str, make, numbers: tuple[int, ...]) -> None:
+    before = open_data(f"{kind}:{make(tmp_path / 'set', labels(*numbers))}")
+    pack(before, tmp_path / "out")
+    after = open_data(f"shards:{tmp_path}/out")
+    assert (after.classes, after.palette, after.original_labels) == (before.classes, before.palette, before.original_labels)
+    assert list(after.splits) == list(before.splits)
+    for name, split in before.splits.items():
+        assert after.splits[name].ids == split.ids
+        for a, b in zip(split, after.splits[name], strict=True):
+            np.testing.assert_array_equal(a.image, b.image)
+            np.testing.assert_array_equal(a.mask, b.mask)
 
 
 def test_checksum_of_a_row() -> None:
