@@ -17,10 +17,14 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
+from nasseg.data.crops import Crops
+from nasseg.data.distort import Distortion
 from nasseg.data.images import IGNORE, UInt8
 from nasseg.errors import ConfigError, Problem
 
 Size = tuple[int, int]
+
+_DISTORT, _CROP = 1, 2  # streams of a sample's seed that are drawn from only where they are asked for
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,10 +45,11 @@ class TrainTransform:
 
     1. The image is scaled, aspect kept, by s · max(H / height, W / width): at s = 1 it just covers the crop (mmsegmentation's resize
        to the crop's short side). s is uniform over ``scale``, as there. Image by antialiased bilinear, mask by nearest.
-    2. A crop of H×W at a uniformly random place. Where the image is smaller than the crop, it lies at a random place inside; the rest
-       is the mean colour (0 after normalisation) and ``ignore_index``.
+    2. A crop of H×W at a uniformly random place; ``crops`` may think again (:class:`~nasseg.data.crops.Crops`). Where the image is
+       smaller than the crop, it lies at a random place inside; the rest is the mean colour (0 after normalisation) and ``ignore_index``.
     3. Mirrored with probability ``flip``.
-    4. Brightness, contrast and saturation, each by a factor uniform in 1 ± ``color``, in random order (no hue).
+    4. Brightness, contrast and saturation, each by a factor uniform in 1 ± ``color``, in random order (no hue); with ``distort``
+       mmsegmentation's photometric distortion instead (:class:`~nasseg.data.distort.Distortion`).
     5. x = (x / 255 − mean) / std.
     """
 
@@ -55,6 +60,8 @@ class TrainTransform:
         scale: tuple[float, float] = (0.5, 2.0),
         flip: float = 0.5,
         color: float = 0.4,
+        distort: bool = False,
+        crops: Crops | None = None,
         mean: Sequence[float],
         std: Sequence[float],
         ignore_index: int = IGNORE,
@@ -73,6 +80,8 @@ class TrainTransform:
         self.scale = (float(scale[0]), float(scale[1]))
         self.flip = float(flip)
         self.color = float(color)
+        self.distort = distort
+        self.crops = crops
         self.mean = [float(m) for m in mean]
         self.std = [float(s) for s in std]
         self.ignore_index = ignore_index
@@ -103,11 +112,17 @@ class TrainTransform:
         free = (scaled[0] - H, scaled[1] - W)
         top, left = (round(place * abs(room)) for place, room in zip(drawn.place, free, strict=True))
         cut_top, cut_left = (top if free[0] > 0 else 0), (left if free[1] > 0 else 0)
+        if self.crops is not None:
+            random = np.random.default_rng([seed, _CROP])
+            cut_top, cut_left = self.crops.corner(y[0].numpy(), self.size, (cut_top, cut_left), random, self.ignore_index)
         part = (cut_top, cut_left, min(H, scaled[0]), min(W, scaled[1]))
         x, y = F.crop(x, *part), F.crop(y, *part)
         if drawn.flip:
             x, y = F.horizontal_flip(x), F.horizontal_flip(y)
-        for change in drawn.order if self.color else ():
+        if self.distort:
+            distortion = Distortion.draw(np.random.default_rng([seed, _DISTORT]))
+            x = _tensor(distortion(np.ascontiguousarray(x.permute(1, 2, 0).numpy())))
+        for change in drawn.order if self.color and not self.distort else ():
             if change == 0:
                 x = F.adjust_brightness(x, drawn.brightness)
             elif change == 1:

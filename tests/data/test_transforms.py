@@ -9,6 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from kits_data import image, mask
 
+from nasseg.data.crops import Crops
+from nasseg.data.distort import Distortion
 from nasseg.data.transforms import EvalTransform, TrainTransform
 from nasseg.errors import ConfigError
 
@@ -159,6 +161,39 @@ def test_colour_changes_the_image_alone() -> None:
         assert 0.6 <= min(values) < 0.63
         assert 1.37 < max(values) <= 1.4
     assert len({draw.order for draw in drawn}) == 6
+
+
+def test_distortion_takes_the_place_of_colour() -> None:
+    pixels, labels = image(0, (32, 32)), mask(0, (32, 32))
+    for seed in range(8):
+        x, y = plain((32, 32), color=0.4, distort=True)(pixels, labels, seed)
+        np.testing.assert_array_equal(y.numpy(), labels)
+        expected = Distortion.draw(np.random.default_rng([seed, 1]))(pixels)
+        np.testing.assert_array_equal((x.numpy().transpose(1, 2, 0) * 255).round(), expected)
+
+
+def test_options_left_off_change_no_draw() -> None:
+    """What was drawn before there were distortion and second thoughts is drawn still: scale, place and flip do not depend on them."""
+    pixels, labels = coded(48, 64)
+    for seed in range(6):
+        x, y = TrainTransform((24, 24), mean=MEAN, std=STD, color=0.0)(pixels, labels, seed)
+        for options in ({"distort": True}, {"crops": Crops()}):
+            other_x, other_y = TrainTransform((24, 24), mean=MEAN, std=STD, color=0.0, **options)(pixels, labels, seed)
+            assert torch.equal(y, other_y)
+            assert torch.equal(x, other_x) or "distort" in options
+
+
+def test_crops_around_a_rare_class() -> None:
+    pixels, labels = coded(96, 128)
+    labels = np.where(labels == 40, 40, 0).astype(np.uint8)
+    pixels[..., 0] = labels
+    transform = plain((24, 24), scale=(2.0, 2.0), crops=Crops(rare=1.0, rarity=tuple(float(c == 40) for c in range(41))))
+    for seed in range(12):
+        x, y = transform(pixels, labels, seed)
+        assert (y == 40).any()
+        # The image is cut where the mask is.
+        sure = ((x[0] * 255).round() % 40 == 0) & (y != 255)
+        assert ((x[0] * 255).round()[sure] == y[sure]).all()
 
 
 def test_scale_range() -> None:
