@@ -36,6 +36,7 @@ from nasseg.training.device import resolve_device
 from nasseg.training.environment import stamp
 from nasseg.training.loop import MEASURED
 from nasseg.training.teacher import TeacherFiles
+from nasseg.training.tracking import Trackers, check_tracking
 from nasseg.training.trainer import load_trainer
 from nasseg.training.trial import Report, Result, Trial
 
@@ -158,12 +159,17 @@ class RunDir:
         log = LogFile(self.path / LOG, [f"{name}{tail}" for tail in self._tails() for name in ("miou", "macc", "aacc")])
         started = time.monotonic()
 
+        trackers = Trackers(self.facts["settings"].get("tracking", ()), self.path, self.facts)
+
         def logged(iteration: int, metrics: Mapping[str, float]) -> bool:
             log.write(iteration, time.monotonic() - started, metrics)
+            trackers.write(iteration, metrics)
             return report(iteration, metrics)
 
         try:
-            result: Result = trainer.run(trial, logged)
+            with trackers:
+                result: Result = trainer.run(trial, logged)
+                trackers.failed = result.status == Result.FAILED
         except NassegError:
             if not checkpoint_files(self.path / CHECKPOINTS):
                 shutil.rmtree(self.path, ignore_errors=True)
@@ -210,6 +216,7 @@ def describe(trial: Trial) -> dict[str, Any]:
     """``run.yaml`` of a trial. Opens the data and looks the backbone up, and so raises for whatever is wrong with either."""
     config = load_trainer(trial.trainer).Config.parse(trial.settings, where=f"trainer {trial.trainer}")
     config = config.on_backbone(from_scratch=trial.from_scratch)
+    check_tracking(config.tracking)
     data = open_data(trial.data)
     data.split("train"), data.split("val")
     if trial.genotype.backbone is None:
