@@ -21,9 +21,11 @@ BAR = 20
 class RunView:
     """A bar with iteration, loss, learning rate, speed, time to go and last mIoU; without a terminal a plain line now and then."""
 
-    def __init__(self, console: Console, total: int) -> None:
+    def __init__(self, console: Console, total: int, images: int = 0) -> None:
+        """``images`` of an iteration, for the throughput; 0 where nobody knows."""
         self.console = console
         self.total = total
+        self.images = images
         self.miou: float | None = None
         self._bar: Progress | None = None
         self._task: TaskID | None = None
@@ -59,6 +61,8 @@ class RunView:
         measured = "miou" in metrics
         self.miou = metrics.get("miou", self.miou)
         numbers = f"loss {metrics['loss']:.4f} · lr {metrics['lr']:.2e} · {speed:.2f} it/s"
+        if self.images:
+            numbers += f" · {speed * self.images:.1f} images/s"
         if self.miou is not None:
             numbers += f" · mIoU {self.miou:.2f}"
         if self._bar is not None and self._task is not None:
@@ -70,22 +74,30 @@ class RunView:
 
 
 class StopSwitch:
-    """On after Ctrl-C or SIGTERM. A second Ctrl-C interrupts at once."""
+    """On after Ctrl-C or SIGTERM, ``by`` says which. A second Ctrl-C interrupts at once, but not within ``patience`` seconds.
 
-    def __init__(self) -> None:
+    torchrun passes on what the terminal has sent to everyone already.
+    """
+
+    def __init__(self, patience: float = 0.0) -> None:
         self.on = False
+        self.by: signal.Signals | None = None
+        self.patience = patience
+        self._since = 0.0
 
     def press(self, number: int, frame: FrameType | None) -> None:
         """The signals' handler."""
-        if self.on:
+        now = time.monotonic()
+        if not self.on:
+            self.on, self.by, self._since = True, signal.Signals(number), now
+        elif number == signal.SIGINT and now - self._since >= self.patience:
             raise KeyboardInterrupt
-        self.on = True
 
 
 @contextmanager
-def stop_switch() -> Iterator[StopSwitch]:
+def stop_switch(patience: float = 0.0) -> Iterator[StopSwitch]:
     """A switch that both signals press while the block runs."""
-    switch = StopSwitch()
+    switch = StopSwitch(patience)
     with ExitStack() as after:
         for number in (signal.SIGINT, signal.SIGTERM):
             before = signal.signal(number, switch.press)

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import shlex
+import signal
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import click
 from rich.console import Console
@@ -13,12 +18,70 @@ from nasseg.cli.console import wide_console
 from nasseg.cli.options import SIZE, parse_sets, split_sets
 from nasseg.cli.run_view import RunView, protocol_line, result_table, stop_switch
 from nasseg.cli.target import Asked, trial_of
-from nasseg.errors import ConfigError, Problem, TrainingFailed
+from nasseg.errors import ConfigError, NassegError, Problem, TrainingFailed, nearest
+from nasseg.search.cluster import ENVIRONMENT, check_room, session
+from nasseg.search.resources import EXECUTORS, Resources
+from nasseg.training.distributed import World, joined, speaks
 from nasseg.training.rundir import CURVES, LOG, RunDir
 from nasseg.training.schedules import load_schedule
-from nasseg.training.trial import Result
+from nasseg.training.trial import Report, Result
 
 INTERRUPTED = 130
+PATIENCE = 5.0
+"""Seconds in which a second Ctrl-C is the first one, passed on by a launcher."""
+
+
+@dataclass(frozen=True)
+class Crew:
+    """Who trains: this process, with those torchrun has started beside it, or ``workers`` that Ray starts."""
+
+    ray: bool = False
+    workers: int = 1
+    gpus: float = 0.0
+    address: str | None = None
+
+    @classmethod
+    def parse(cls, executor: str, workers: int | None, gpus: float | None, address: str | None) -> Self:
+        """What was asked for; raises :class:`ConfigError` with everything that does not go together."""
+        problems: list[Problem] = []
+        if executor not in EXECUTORS:
+            problems.append(Problem("", "--executor", "must be one of local, ray", executor, nearest(executor, EXECUTORS)))
+        if workers is not None and workers < 1:
+            problems.append(Problem("", "--workers", "must be a whole number from 1", workers, 1))
+        if gpus is not None and gpus < 0:
+            problems.append(Problem("", "--gpus-per-worker", "must not be below 0", gpus, 0))
+        given = {"--workers": workers, "--gpus-per-worker": gpus, "--address": address}
+        if executor == "local":
+            rule = "is for --executor ray; without Ray: torchrun --nproc-per-node N -m nasseg train …"
+            problems += [Problem("", name, rule, value) for name, value in given.items() if value is not None]
+        if executor == "ray" and "WORLD_SIZE" in os.environ:
+            problems.append(Problem("", "--executor", "torchrun has started this process already", executor, "local"))
+        if problems:
+            raise ConfigError(problems)
+        return cls(executor == "ray", workers or 1, gpus or 0.0, address)
+
+    @property
+    def options(self) -> str:
+        """The options that ask for it again."""
+        if not self.ray:
+            return ""
+        more = (f" --gpus-per-worker {self.gpus:g}" if self.gpus else "") + (f" --address {self.address}" if self.address else "")
+        return f" --executor ray --workers {self.workers}{more}"
+
+    def train(self, run: RunDir, report: Report) -> Result:
+        """On Ray."""
+        World(0, self.workers).share(int(run.facts["settings"]["batch_size"]))
+        for name, value in ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
+        # Ray reads its switches when it is imported, and takes seconds to; few runs need it.
+        import ray  # noqa: PLC0415
+
+        from nasseg.training.ray_train import fit  # noqa: PLC0415
+
+        resources = Resources(concurrency=self.workers, gpus=self.gpus, address=self.address)
+        with session(ray, resources) as folder:
+            check_room(ray.cluster_resources(), Resources(cpus=self.workers, gpus=self.gpus * self.workers))
+            return fit(run, workers=self.workers, gpus=self.gpus, storage=folder / "train", report=report)
 
 
 @click.command("train")
@@ -38,6 +101,10 @@ INTERRUPTED = 130
 @click.option(
     "--resume", is_flag=True, help="Go on with the run in --out; it begins anew where there is none. TARGET may then be left out."
 )
+@click.option("--executor", default="local", show_default=True, help="local, or ray: --workers processes that Ray starts.")
+@click.option("--workers", type=int, help="Processes that train together on Ray (default 1).")
+@click.option("--gpus-per-worker", type=float, help="GPUs of each of them (default 0).")
+@click.option("--address", help="Join the Ray cluster at HOST:PORT, or auto.")
 def command(
     target: str | None,
     data: str | None,
@@ -51,12 +118,46 @@ def command(
     sets: tuple[str, ...],
     out: str,
     resume: bool,
+    executor: str,
+    workers: int | None,
+    gpus_per_worker: float | None,
+    address: str | None,
 ) -> None:
     """Train TARGET: results/X[:NUMBER|best], a genotype file, or a published design.
 
-    Ctrl-C saves a checkpoint; the same command with --resume goes on from it, bit for bit on a CPU.
+    Ctrl-C and SIGTERM save a checkpoint; the same command with --resume goes on from it, bit for bit on a CPU.
+    Several processes: torchrun --nproc-per-node 2 -m nasseg train …, or --executor ray --workers 2. batch_size is that of all together.
     """
-    console = wide_console()
+    crew = Crew.parse(executor, workers, gpus_per_worker, address)
+
+    def prepare() -> RunDir:
+        return run_of(target, data, backbone, weights, pretrained, trainer, schedule, size, seed, sets, out, resume)
+
+    with joined() as here:
+        try:
+            run = here.lead(prepare) or RunDir.open(out)
+            train(wide_console() if here.first else Console(quiet=True), run, crew, here)
+        except NassegError as error:
+            if speaks(here, error):
+                raise
+            sys.exit(error.exit_code)
+
+
+def run_of(
+    target: str | None,
+    data: str | None,
+    backbone: str | None,
+    weights: str | None,
+    pretrained: bool | None,
+    trainer: str | None,
+    schedule: str | None,
+    size: tuple[int, int] | None,
+    seed: int | None,
+    sets: tuple[str, ...],
+    out: str,
+    resume: bool,
+) -> RunDir:
+    """The folder of the run that is asked for, made or found."""
     genes, settings = split_sets(parse_sets(sets))
     named = None if schedule is None else load_schedule(schedule)
     if target is not None:
@@ -73,40 +174,44 @@ def command(
             genes=genes,
             settings={**(named.settings if named is not None else {}), **settings},
         )
-        run = RunDir.create(out, trial_of(target, asked), resume=resume)
-    elif resume:
+        return RunDir.create(out, trial_of(target, asked), resume=resume)
+    if resume:
         given = {"--data": data, "--backbone": backbone, "--weights": weights, "--pretrained": pretrained, "--size": size, "--seed": seed}
         beside = [name for name, value in {**given, "--schedule": schedule, "--set": sets or None}.items() if value is not None]
         if beside:
             raise ConfigError(Problem("", "TARGET", f"must be given with {', '.join(beside)}; alone, --resume takes all of it from --out"))
-        run = RunDir.open(out)
-    else:
-        raise ConfigError(Problem("", "TARGET", "what to train: results/X[:NUMBER|best], a genotype file, or a published design"))
-    train(console, run)
+        return RunDir.open(out)
+    raise ConfigError(Problem("", "TARGET", "what to train: results/X[:NUMBER|best], a genotype file, or a published design"))
 
 
-def train(console: Console, run: RunDir) -> None:
-    """Train in ``run`` with its progress on the screen; leaves with exit code 130 where it was stopped."""
+def train(console: Console, run: RunDir, crew: Crew, here: World) -> None:
+    """Train in ``run`` with its progress on the screen; leaves with exit code 130 where Ctrl-C has stopped it."""
     trial = run.trial()
-    total = int(run.facts["settings"]["iterations"])
+    settings = run.facts["settings"]
+    total = int(settings["iterations"])
+    images = int(settings["batch_size"]) * int(settings["accumulation"])
+    ranks = crew.workers if crew.ray else here.ranks
     console.print(f"{run.genotype.backbone} · {run.genotype.short()} · id {run.genotype.id}")
     at = f"{trial.size[0]}x{trial.size[1]}"
     console.print(
         f"{trial.data} · {len(run.classes)} classes · {at} · {trial.trainer}, {total} iterations · seed {trial.seed} · {run.path}"
+        + (f" · {ranks} processes" if ranks > 1 else "")
     )
-    with stop_switch() as switch, RunView(console, total) as view:
+    with stop_switch(PATIENCE if ranks > 1 else 0.0) as switch, RunView(console, total, images) as view:
 
         def report(iteration: int, metrics: Mapping[str, float]) -> bool:
-            view.show(iteration, metrics)
+            if metrics:
+                view.show(iteration, metrics)
             return switch.on
 
-        result = run.run(report)
+        result = crew.train(run, report) if crew.ray else run.run(report)
     if result.status == Result.FAILED:
         raise TrainingFailed(f"{run.path}: {result.reason}")
     if result.iterations < total:
-        console.print(f"{result.reason}; go on with: nasseg train --out {run.path} --resume")
+        again = f"{here.launcher} train --out {shlex.quote(str(run.path))} --resume{crew.options}"
+        console.print(f"{result.reason}; resume with: {again}", soft_wrap=True)
         if switch.on:
-            sys.exit(INTERRUPTED)
+            sys.exit(INTERRUPTED if switch.by is signal.SIGINT else 0)
     if result.metrics:
         console.print(result_table(result.metrics, result.per_class, run.classes))
         console.print(f"measured at iteration {result.protocol['iteration']} on {protocol_line(result.protocol)}")

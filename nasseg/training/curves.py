@@ -14,6 +14,9 @@ from matplotlib.figure import Figure
 
 from nasseg.files import write_atomic
 
+SPEED = "images_per_second"
+"""Images of an iteration over the time since the row before, validations included."""
+
 FIRST = ("iteration", "seconds", "lr", "loss")
 
 
@@ -79,7 +82,7 @@ def draw_curves(log: str | os.PathLike[str], path: str | os.PathLike[str], title
     rows = read_log(log)
     steps = np.array([row["iteration"] for row in rows])
     loss = np.array([row["loss"] for row in rows])
-    names = sorted({name for row in rows for name in row} - set(FIRST), key=lambda name: (not name.startswith("miou"), name))
+    names = sorted({name for row in rows for name in row} - {*FIRST, SPEED}, key=lambda name: (not name.startswith("miou"), name))
     figure = Figure(figsize=(8, 6), dpi=100, layout="constrained")
     FigureCanvasAgg(figure)
     above, below = figure.subplots(2, 1, sharex=True)

@@ -14,11 +14,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from nasseg.errors import ConfigError, NassegError, Problem, RunFailed
+from nasseg.training.device import resolve_device, seed_everything
 
 Found = TypeVar("Found")
 
@@ -58,6 +60,20 @@ class World:
             rule = f"is split evenly over {self.ranks} processes, so it must be a multiple of {self.ranks}"
             raise ConfigError(Problem("trainer", "batch_size", rule, batch_size, nearest))
         return batch_size // self.ranks
+
+    def place(self, name: str) -> torch.device:
+        """The device of a run whose ``device`` setting is ``name``; :class:`ConfigError` for one that is not there."""
+        if self.ranks == 1 or name == "cpu" or (self.device is None and not name.startswith("cuda:")):
+            return resolve_device(name)
+        if self.device is None or name.startswith("cuda:"):
+            rule = f"each of {self.ranks} processes has a device of its own"
+            raise ConfigError(Problem("trainer", "device", rule, name, "cpu" if self.device is None else "cuda"))
+        return self.device
+
+    def seed(self, seed: int) -> None:
+        """After the weights were drawn alike: random numbers of its own for every process but the first."""
+        if not self.first:
+            seed_everything(int(np.random.SeedSequence([seed, self.rank]).generate_state(1)[0]))
 
     def sum(self, values: Tensor) -> Tensor:
         """The sum over all processes, the same bits in each. Changes ``values``."""
@@ -156,6 +172,11 @@ def torchrun(ranks: int) -> str:
     local = int(os.environ.get("LOCAL_WORLD_SIZE", ranks))
     nodes = [] if local == ranks else ["--nnodes", str(ranks // local)]
     return shlex.join(["torchrun", *nodes, "--nproc-per-node", str(local), "-m", "nasseg"])
+
+
+def speaks(here: World, error: NassegError) -> bool:
+    """Whether this process is the one to say what ended the run: the first, or the one that failed alone."""
+    return isinstance(error, OwnFailure) or (here.first and not (isinstance(error, PeerLost) and here.ranks > 1))
 
 
 def peer_lost(error: BaseException) -> bool:

@@ -14,21 +14,23 @@ from torch import Tensor, nn
 from nasseg.data.dataset import DataSet
 from nasseg.data.layouts import open_data
 from nasseg.data.loader import train_batches
-from nasseg.data.transforms import TrainTransform
-from nasseg.errors import ConfigError, Problem, TrainingFailed, WeightsError
+from nasseg.errors import ConfigError, DataError, Problem, TrainingFailed, WeightsError
 from nasseg.models.auxiliary import load_network
 from nasseg.models.backbones.contract import Backbone
 from nasseg.models.ops import PAD_MULTIPLE
 from nasseg.models.segmenter import SegModel, build
+from nasseg.training.augment import train_sampler, train_transform
 from nasseg.training.checkpoint import load_checkpoint
 from nasseg.training.config import TrainingConfig
-from nasseg.training.device import resolve_device, seed_everything
+from nasseg.training.device import seed_everything
 from nasseg.training.distill import DistillationLoss, Taught
+from nasseg.training.distributed import ALONE, OwnFailure, PeerLost, World, peer_lost, world
 from nasseg.training.environment import stamp
 from nasseg.training.evaluate import evaluate_splits
 from nasseg.training.loop import Loop, Outcome
 from nasseg.training.losses import SegmentationLoss, build_loss
 from nasseg.training.metrics import Metrics
+from nasseg.training.microbatch import out_of_memory
 from nasseg.training.protocol import Protocol
 from nasseg.training.teacher import Teacher, open_teacher
 from nasseg.training.trial import Report, Result, Trial
@@ -47,14 +49,29 @@ class Job:
     device: torch.device
     iterations: int
     teacher: Teacher | None = None
+    world: World = ALONE
 
     @classmethod
     def open(cls, trial: Trial, config: TrainingConfig) -> Self:
-        """Seed, read the data, build the network. Raises the :class:`NassegError` of whatever was given wrongly."""
+        """Seed, read the data, build the network. Raises the :class:`NassegError` of whatever was given wrongly.
+
+        In a run of several processes each opens the job for itself, with the same weights; what one finds wrong is raised in all.
+        """
+        there = world()
+        made: Self | None = None
+        with there.together():
+            made = cls._open(trial, config, there)
+        assert made is not None  # together has raised otherwise
+        there.seed(trial.seed)
+        return made
+
+    @classmethod
+    def _open(cls, trial: Trial, config: TrainingConfig, there: World) -> Self:
+        there.share(config.batch_size)
         config = config.on_backbone(from_scratch=trial.from_scratch)
         # A protocol that makes no sense is said before the data are read.
         Protocol(**config.protocol(trial.size))
-        device = resolve_device(config.device)
+        device = there.place(config.device)
         data = open_data(trial.data)
         data.split("train"), data.split("val")
         seed_everything(trial.seed)
@@ -71,7 +88,7 @@ class Job:
             model.add_auxiliary()
         assert isinstance(model.backbone, Backbone)
         teacher = open_teacher(config.distill, data.classes, model.backbone.spec).to(device) if config.distill else None
-        job = cls(trial, config, data, model, device, max(1, round(config.iterations * trial.fidelity)), teacher)
+        job = cls(trial, config, data, model, device, max(1, round(config.iterations * trial.fidelity)), teacher, there)
         if config.freeze_backbone:
             job.backbone.freeze()
         return job
@@ -122,28 +139,41 @@ class Job:
         """Training batches from number ``start`` on."""
         config = self.config
         crop, zoom = crop_of(self.trial.size, config.crop)
-        transform = TrainTransform(
-            crop,
-            scale=(config.scale_low * zoom, config.scale_high * zoom),
-            flip=config.flip,
-            color=config.color,
-            mean=self.backbone.mean,
-            std=self.backbone.std,
-        )
+        transform = train_transform(config, crop, zoom, self.data, self.backbone.mean, self.backbone.std)
         return train_batches(
             self.data.split("train"),
             transform,
-            batch_size=config.batch_size,
+            batch_size=self.world.share(config.batch_size),
             iterations=self.iterations * config.accumulation,
             start=start,
             seed=self.trial.seed,
             workers=config.workers,
             cache=config.cache,
             pin_memory=self.device.type == "cuda",
+            sampler=train_sampler(config, self.data),
+            rank=self.world.rank,
+            ranks=self.world.ranks,
         )
 
     def validate(self, module: nn.Module) -> Metrics:
-        """Measure ``module`` on val and the other held-out splits."""
+        """Measure ``module`` on val and the other held-out splits; of several processes each sees its share of the images."""
+        agreed = False
+
+        def reduce(counts: Tensor) -> Tensor:
+            nonlocal agreed
+            agreed = True
+            self.world.agree()
+            agreed = False
+            return self.world.sum(counts)
+
+        try:
+            return self._validate(module, reduce)
+        except DataError as error:
+            if not agreed:
+                self.world.agree(error)
+            raise
+
+    def _validate(self, module: nn.Module, reduce: Callable[[Tensor], Tensor]) -> Metrics:
         config = self.config
         return evaluate_splits(
             functools.partial(forward, module),
@@ -158,6 +188,9 @@ class Job:
             device=self.device,
             channels_last=config.channels_last,
             weights="ema" if config.ema else "raw",
+            rank=self.world.rank,
+            ranks=self.world.ranks,
+            reduce=reduce,
         )
 
     def train(self, loss: Callable[[Tensor, Tensor], Tensor], report: Report) -> Result:
@@ -173,19 +206,26 @@ class Job:
             device=self.device,
             folder=None if self.trial.workdir is None else Path(self.trial.workdir),
             identity=self.identity,
+            world=self.world,
         )
-        if self.trial.parent is not None:
-            start_from(loop, self.trial.parent)
+        with self.world.together():
+            if self.trial.parent is not None:
+                start_from(loop, self.trial.parent)
         try:
             return self._complete(loop.run(report))
         except TrainingFailed as error:
             reason = str(error)
         except (MemoryError, RuntimeError, ValueError) as error:
+            several = self.world.ranks > 1
+            if several and peer_lost(error):
+                raise PeerLost(f"another process was lost at iteration {loop.iteration + 1}") from error
             known = run_failure(error)
             if known is None:
                 raise
             H, W = self.trial.size
             reason = f"{known} at iteration {loop.iteration + 1} (batch_size {self.config.batch_size} of {H}x{W})"
+            if several:
+                raise OwnFailure(f"{reason} in process {self.world.rank + 1} of {self.world.ranks}") from error
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
         return Result(
@@ -243,7 +283,7 @@ def start_from(loop: Loop, parent: str) -> None:
     Raises :class:`WeightsError` for an unreadable checkpoint and for one of another network, saying what differs.
     """
     state = load_checkpoint(parent)
-    there: Mapping[str, Any] = state["identity"]
+    there: Mapping[str, Any] = {**state["identity"], "settings": settled(state["identity"].get("settings", {}), loop.config)}
     differing = [key for key in loop.identity if there.get(key) != loop.identity[key]]
     if not differing:
         loop.restore(state)
@@ -255,12 +295,16 @@ def start_from(loop: Loop, parent: str) -> None:
         raise WeightsError(f"{parent}: a checkpoint of another network: {said}")
 
 
+def settled(settings: Mapping[str, Any], config: TrainingConfig) -> dict[str, Any]:
+    """Settings of an earlier nasseg with the defaults of those it did not know, which compute what it computed."""
+    missing = {name: info.default for name, info in type(config).model_fields.items() if name not in settings and name != "iterations"}
+    return {**{name: value for name, value in missing.items() if name not in config.OPERATIONAL}, **settings}
+
+
 def run_failure(error: Exception) -> str | None:
     """A reason, where an error says that a run could not be carried out here (memory, a lost worker), not that code is wrong; else None."""
     text = str(error)
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(
-        words in text for words in ("not enough memory", "out of memory", "can't allocate memory", "Cannot allocate memory")
-    ):
+    if out_of_memory(error):
         return "out of memory"
     if "DataLoader worker" in text:
         return "a process that loads images was lost"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import warnings
 from collections.abc import Callable, Iterator
 from inspect import signature
 from typing import Any
@@ -71,6 +72,8 @@ class Passes:
         if world.ranks > 1:
             if config.sync_bn:
                 norm_across(model, device)
+            # 1×1 and depthwise weights have two right orders of strides, and convolutions answer now in one, now in the other.
+            warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides", UserWarning)
             options: dict[str, Any] = {BUFFERS: not config.sync_bn}
             # Synchronised statistics are equal everywhere as they are; others are taken from the first process.
             self.shared = DistributedDataParallel(self.plain, **options)

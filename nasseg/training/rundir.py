@@ -25,19 +25,21 @@ import safetensors.torch
 from safetensors import SafetensorError
 
 from nasseg.data.layouts import open_data
-from nasseg.errors import BundleError, ConfigError, NassegError, StudyError
+from nasseg.errors import BundleError, ConfigError, NassegError, RunFailed, StudyError
 from nasseg.files import dump_yaml, read_json_or_none, read_yaml
 from nasseg.genes.genotype import Genotype
 from nasseg.models.backbones.registry import describe_backbone
 from nasseg.models.segmenter import SegModel, build
 from nasseg.training.checkpoint import WEIGHTS, checkpoint_files
-from nasseg.training.curves import LogFile, draw_curves
+from nasseg.training.config import TrainingConfig
+from nasseg.training.curves import SPEED, LogFile, draw_curves
 from nasseg.training.device import resolve_device
+from nasseg.training.distributed import world
 from nasseg.training.environment import stamp
 from nasseg.training.loop import MEASURED
 from nasseg.training.teacher import TeacherFiles
 from nasseg.training.tracking import Trackers, check_tracking
-from nasseg.training.trainer import load_trainer
+from nasseg.training.trainer import Recipe, load_trainer
 from nasseg.training.trial import Report, Result, Trial
 
 FORMAT = 1
@@ -150,31 +152,38 @@ class RunDir:
         """Train in this folder, from its checkpoint where there is one; every iteration goes into ``log.csv`` and then to ``report``.
 
         Bad input that shows only now (a weights file of another model, a truncated image) leaves no folder behind, unless there is already
-        a checkpoint in it to go on from.
+        a checkpoint in it to go on from. Of several processes the first one writes.
         """
+        here = world()
         trial = self.trial()
         parent = self.path / CHECKPOINTS if checkpoint_files(self.path / CHECKPOINTS) else None
-        trial = trial.attempt(str(self.path), None if parent is None else str(parent))
+        trial = trial.attempt(str(self.path) if here.first else None, None if parent is None else str(parent))
         trainer = load_trainer(trial.trainer)(trial.settings)
-        log = LogFile(self.path / LOG, [f"{name}{tail}" for tail in self._tails() for name in ("miou", "macc", "aacc")])
-        started = time.monotonic()
+        log = LogFile(self.path / LOG, [SPEED, *(f"{name}{tail}" for tail in self._tails() for name in ("miou", "macc", "aacc"))])
+        started = before = time.monotonic()
+        images = trainer.config.batch_size * trainer.config.accumulation if isinstance(trainer, Recipe) else 0
 
-        trackers = Trackers(self.facts["settings"].get("tracking", ()), self.path, self.facts)
+        trackers = Trackers(self.facts["settings"].get("tracking", ()) if here.first else (), self.path, self.facts)
 
         def logged(iteration: int, metrics: Mapping[str, float]) -> bool:
-            log.write(iteration, time.monotonic() - started, metrics)
-            trackers.write(iteration, metrics)
+            nonlocal before
+            now = time.monotonic()
+            if here.first:
+                row = {SPEED: round(images / max(now - before, 1e-6), 2), **metrics} if images else metrics
+                log.write(iteration, now - started, row)
+                trackers.write(iteration, row)
+            before = now
             return report(iteration, metrics)
 
         try:
             with trackers:
                 result: Result = trainer.run(trial, logged)
                 trackers.failed = result.status == Result.FAILED
-        except NassegError:
-            if not checkpoint_files(self.path / CHECKPOINTS):
+        except NassegError as error:
+            if here.first and not isinstance(error, RunFailed) and not checkpoint_files(self.path / CHECKPOINTS):
                 shutil.rmtree(self.path, ignore_errors=True)
             raise
-        if (self.path / LOG).is_file():
+        if here.first and (self.path / LOG).is_file():
             draw_curves(self.path / LOG, self.path / CURVES, f"{self.genotype.backbone} · {self.genotype.short()}")
         return result
 
@@ -186,8 +195,8 @@ class RunDir:
         return ["", *(f"_{name}" for name in others)]
 
     def _same_as(self, there: RunDir, resume: bool) -> None:
-        operational = load_trainer(str(self.facts["trainer"])).Config.OPERATIONAL
-        mine, theirs = _compared(self, operational), _compared(there, operational)
+        config = load_trainer(str(self.facts["trainer"])).Config
+        mine, theirs = _compared(self, config), _compared(there, config)
         keys = [*mine, *(key for key in theirs if key not in mine)]
         differing = [f"{key} {theirs.get(key)} there, {mine.get(key)} here" for key in keys if mine.get(key) != theirs.get(key)]
         if differing:
@@ -249,9 +258,13 @@ def describe(trial: Trial) -> dict[str, Any]:
     }
 
 
-def _compared(run: RunDir, operational: frozenset[str]) -> dict[str, Any]:
-    """What must agree for two descriptions to be of one run: neither places nor operational settings."""
+def _compared(run: RunDir, config: type[TrainingConfig]) -> dict[str, Any]:
+    """What must agree for two descriptions to be of one run: neither places nor operational settings.
+
+    A setting that an earlier nasseg did not know has its default, which computes what was computed then.
+    """
     facts = run.facts
-    settings = {f"trainer.{name}": value for name, value in facts["settings"].items() if name not in operational}
+    defaults = {name: info.default for name, info in config.model_fields.items()}
+    settings = {f"trainer.{name}": value for name, value in {**defaults, **facts["settings"]}.items() if name not in config.OPERATIONAL}
     names = ("trainer", "data_fingerprint", "size", "seed", "pretrained", "teacher")
     return {**run.genotype.flat(), **{name: facts.get(name) for name in names}, **settings}

@@ -60,7 +60,7 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(
         patched.setattr(RunView, "show", pressed)
         code, said, _ = call(command, capsys)
     assert code == 130
-    assert f"stopped at iteration 2 of 3; go on with: nasseg train --out {out} --resume" in said
+    assert f"stopped at iteration 2 of 3; resume with: nasseg train --out {out} --resume" in said
     assert signal.getsignal(signal.SIGTERM) is before
     code, _, said = call(command, capsys)
     assert code == 2
