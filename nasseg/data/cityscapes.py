@@ -8,7 +8,7 @@ from typing import ClassVar
 from nasseg.data.images import IGNORE
 from nasseg.data.palette import parse_colours
 from nasseg.data.spec import DataSpec
-from nasseg.data.tree import Facts, Layout, SplitFiles, Tree, fold, need_folder
+from nasseg.data.tree import Facts, Layout, SplitFiles, Tree, fold_either, need_folder
 
 TRAINED = {
     "road": 7,
@@ -75,8 +75,4 @@ class Cityscapes(Layout):
 
     def _split(self, root: Path, name: str) -> SplitFiles:
         folders = (root / "leftImg8bit" / name, root / "gtFine" / name)
-        done = fold(name, *folders, "_leftImg8bit.png", "_gtFine_labelTrainIds.png", table=None)
-        if done.masks and not done.without_mask:
-            return done
-        mapped = fold(name, *folders, "_leftImg8bit.png", "_gtFine_labelIds.png", table=TRAIN_IDS)
-        return mapped if len(mapped.without_mask) <= len(done.without_mask) else done
+        return fold_either(name, *folders, "_leftImg8bit.png", "_gtFine_labelTrainIds.png", "_gtFine_labelIds.png", TRAIN_IDS)

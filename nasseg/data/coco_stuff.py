@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
 from nasseg.data.images import IGNORE
 from nasseg.data.palette import default_palette
 from nasseg.data.spec import DataSpec
-from nasseg.data.tree import Facts, Layout, SplitFiles, Tree, fold, need_folder
+from nasseg.data.tree import Facts, Layout, SplitFiles, Tree, fold_either, need_folder
 
 IDS = """
     person, bicycle, car, motorcycle, airplane, bus, train, truck, boat, traffic light, fire hydrant, street sign, stop sign, parking meter,
@@ -79,10 +78,4 @@ def _maps(root: Path, split: str) -> Path:
 
 
 def _split(root: Path, name: str) -> SplitFiles:
-    folders = (_images(root, name), _maps(root, name))
-    done = fold(name, *folders, ".jpg", "_labelTrainIds.png")
-    if done.masks and not done.without_mask:
-        return done
-    plain = fold(name, *folders, ".jpg", ".png", table=TRAIN_IDS)
-    masks = {id_: path for id_, path in plain.masks.items() if not id_.endswith(("_labelTrainIds", "_instanceTrainIds"))}
-    return replace(plain, masks=masks) if len(masks) >= len(done.masks) else done
+    return fold_either(name, _images(root, name), _maps(root, name), ".jpg", "_labelTrainIds.png", ".png", TRAIN_IDS)

@@ -26,14 +26,17 @@ class ColourTable:
 
     def decode(self, pixels_HW3: NDArray[np.uint8], where: str) -> NDArray[np.uint8]:
         """Label numbers (H, W). DataError naming the commonest colour that is in no table, its pixels and ``where``."""
-        packed = pixels_HW3.astype(np.int32)
-        key_HW = packed[..., 0] << 16 | packed[..., 1] << 8 | packed[..., 2]
-        place_HW = np.searchsorted(self.keys, key_HW).clip(max=len(self.keys) - 1)
-        strange = key_HW[self.keys[place_HW] != key_HW]
-        if strange.size:
-            raise DataError(self._strange(strange, where))
-        numbers_HW: NDArray[np.uint8] = self.values[place_HW]
-        return numbers_HW
+        channels_HW3 = pixels_HW3.astype(np.int32)
+        keys_HW = channels_HW3[..., 0] << 16 | channels_HW3[..., 1] << 8 | channels_HW3[..., 2]
+        keys = keys_HW.ravel()
+        # A mask is runs of one colour: what is looked up is a run.
+        starts = np.flatnonzero(np.concatenate(([True], keys[1:] != keys[:-1]))) if keys.size else np.zeros(0, dtype=np.int64)
+        runs = keys[starts]
+        places = np.searchsorted(self.keys, runs).clip(max=len(self.keys) - 1)
+        if (self.keys[places] != runs).any():
+            raise DataError(self._strange(keys[~np.isin(keys, self.keys)], where))
+        numbers: NDArray[np.uint8] = np.repeat(self.values[places], np.diff(starts, append=keys.size))
+        return numbers.reshape(keys_HW.shape)
 
     def _strange(self, keys: NDArray[np.int32], where: str) -> str:
         found, counts = np.unique(keys, return_counts=True)

@@ -70,7 +70,7 @@ def _files(name: str, pairs: list[tuple[str, str]], file: Path) -> SplitFiles:
     masks: dict[str, Source] = {}
     twins, absent = [], []
     for image, mask in pairs:
-        id_ = stem(Path(image.lstrip("/")), "")
+        id_ = stem(image.lstrip("/"))
         if id_ in images:
             twins.append(id_)
         path = file.parent / image

@@ -6,6 +6,7 @@ lists. Relabelling is a table of 256 numbers, applied once, by the split that re
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -173,11 +174,14 @@ def within(root: Path, *names: str) -> Path:
     return next((root / name for name in names if (root / name).is_dir()), root)
 
 
-def walk(folder: Path) -> list[Path]:
-    """All files below a folder but hidden ones, sorted."""
-    if not folder.is_dir():
-        return []
-    return sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+def walk(folder: Path) -> list[str]:
+    """Names of all files below a folder but hidden ones, relative to it, sorted. Text, because there may be hundreds of thousands."""
+    found = []
+    top = str(folder)
+    for place, _, names in os.walk(top):
+        ahead = "" if place == top else place[len(top) :].replace(os.sep, "/").lstrip("/") + "/"
+        found += [ahead + name for name in names if not name.startswith(".")]
+    return sorted(found)
 
 
 def listed(names: Iterable[str], most: int = 3) -> str:
@@ -203,28 +207,52 @@ def fold(
     """
     images: dict[str, Source] = {}
     twins = []
-    for path in walk(image_dir):
-        if path.suffix.lower() in IMAGE_SUFFIXES and path.name.endswith(image_end):
-            id_ = stem(path.relative_to(image_dir), image_end)
+    for name_there in walk(image_dir):
+        if suffix_of(name_there) in IMAGE_SUFFIXES and name_there.endswith(image_end):
+            id_ = stem(name_there, image_end)
             if id_ in images:
                 twins.append(id_)
-            images[id_] = path
+            images[id_] = image_dir / name_there
+    masks, foreign = masks_in(mask_dir, mask_end)
+    files = SplitFiles(name, image_dir, mask_dir, images, masks, tuple(sorted(set(twins))), foreign, table=table, colours=colours)
+    return replace(files, mask_rule=_ends(mask_end, image_end)) if mask_end else files
+
+
+def fold_either(name: str, image_dir: Path, mask_dir: Path, image_end: str, done: str, raw: str, table: Table) -> SplitFiles:
+    """Masks that end in ``done`` where every image has one, else those that end in ``raw`` with ``table``, unless fewer have one."""
+    files = fold(name, image_dir, mask_dir, image_end, done)
+    if files.masks and not files.without_mask:
+        return files
+    found = masks_in(mask_dir, raw)[0]
+    masks = {id_: path for id_, path in found.items() if id_ in files.images or not done.endswith(raw)}
+    other = replace(files, masks=masks, table=table, mask_rule=_ends(raw, image_end))
+    return other if len(other.without_mask) <= len(files.without_mask) else files
+
+
+def masks_in(folder: Path, end: str) -> tuple[dict[str, Source], tuple[str, ...]]:
+    """Masks by id, and files that are no masks."""
     masks: dict[str, Source] = {}
     foreign = []
-    for path in walk(mask_dir):
-        if path.suffix.lower() not in MASK_SUFFIXES:
-            foreign.append(path.name)
-        elif path.name.endswith(mask_end):
-            masks[stem(path.relative_to(mask_dir), mask_end)] = path
-    rule = f"a mask has its image's name, ending in {mask_end} instead of {image_end or 'its suffix'}" if mask_end else ""
-    files = SplitFiles(name, image_dir, mask_dir, images, masks, tuple(sorted(set(twins))), tuple(foreign), table=table, colours=colours)
-    return replace(files, mask_rule=rule) if rule else files
+    for name in walk(folder):
+        if suffix_of(name) not in MASK_SUFFIXES:
+            foreign.append(name.rpartition("/")[2])
+        elif name.endswith(end):
+            masks[stem(name, end)] = folder / name
+    return masks, tuple(foreign)
 
 
-def stem(path: Path, end: str) -> str:
-    """A path's id: without ``end`` if it has one, else without its suffix."""
-    text = path.as_posix()
-    return text[: len(text) - len(end)] if end and text.endswith(end) else path.with_suffix("").as_posix()
+def _ends(mask_end: str, image_end: str) -> str:
+    return f"a mask has its image's name, ending in {mask_end} instead of {image_end or 'its suffix'}"
+
+
+def suffix_of(name: str) -> str:
+    """``.png`` of ``a/b.PNG``."""
+    return os.path.splitext(name)[1].lower()
+
+
+def stem(name: str, end: str = "") -> str:
+    """A file's id: its name without ``end`` if it has one, else without its suffix."""
+    return name[: len(name) - len(end)] if end and name.endswith(end) else os.path.splitext(name)[0]
 
 
 def read_list(file: Path) -> list[str]:

@@ -9,7 +9,7 @@ from nasseg.data.classes import MOST_CLASSES, Classes
 from nasseg.data.images import IGNORE, IMAGE_SUFFIXES, Source
 from nasseg.data.palette import default_palette
 from nasseg.data.spec import DataSpec
-from nasseg.data.tree import Layout, SplitFiles, Table, Tree, invert, stem, walk
+from nasseg.data.tree import Layout, SplitFiles, Table, Tree, invert, stem, suffix_of, walk
 from nasseg.errors import ConfigError, DataError
 from nasseg.files import read_yaml
 
@@ -94,7 +94,7 @@ def _split(name: str, given: Any, root: Path, masks_dir: str, table: Table | Non
         place = root / str(entry)
         if place.is_dir():
             folders.append(place)
-            paths += [path for path in walk(place) if path.suffix.lower() in IMAGE_SUFFIXES]
+            paths += [place / path for path in walk(place) if suffix_of(path) in IMAGE_SUFFIXES]
         elif place.suffix == ".txt" and place.is_file():
             lines = [line.strip() for line in place.read_text(encoding="utf-8").splitlines() if line.strip()]
             paths += [place.parent / line if line.startswith("./") else root / line for line in lines]
@@ -105,7 +105,7 @@ def _split(name: str, given: Any, root: Path, masks_dir: str, table: Table | Non
     masks: dict[str, Source] = {}
     absent, twins = [], []
     for path in paths:
-        id_ = stem(path.relative_to(base) if path.is_relative_to(base) else Path(str(path).lstrip("/")), "")
+        id_ = stem(path.relative_to(base).as_posix() if path.is_relative_to(base) else str(path).lstrip("/"))
         if id_ in images:
             twins.append(id_)
         if not path.is_file():
