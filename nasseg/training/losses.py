@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nasseg.data.dataset import Split
-from nasseg.errors import DataError
-from nasseg.files import cache_dir, canonical_json, digest, read_json_or_none, write_atomic
+from nasseg.data.statistics import class_counts
 from nasseg.training import terms
 from nasseg.training.mixture import parse_mixture
 
@@ -132,23 +131,10 @@ def sqrt_median_frequency(pixels: Sequence[int], seen_in: Sequence[int]) -> list
 
 
 def class_pixels(split: Split, num_classes: int) -> tuple[list[int], list[int]]:
-    """(pixels of each class, counted pixels of the images that hold it) over a split; remembered in the cache folder by the split's key.
+    """(pixels of each class, counted pixels of the images that hold it) over a split, by :func:`~nasseg.data.statistics.class_counts`.
 
-    Raises :class:`DataError` where no pixel of the split counts.
+    Raises :class:`~nasseg.errors.DataError` where no pixel of the split counts.
     """
-    name = digest([split.key, num_classes], 24)
-    path = cache_dir() / "class_pixels" / f"{name}.json"
-    known = read_json_or_none(path)
-    if known is not None:
-        return list(known["pixels"]), list(known["seen_in"])
-    pixels = np.zeros(num_classes, dtype=np.int64)
-    seen_in = np.zeros(num_classes, dtype=np.int64)
-    for _, mask in split:
-        counts = np.bincount(mask.reshape(-1), minlength=256)[:num_classes]
-        pixels += counts
-        seen_in += np.where(counts > 0, counts.sum(), 0)
-    if not pixels.any():
-        raise DataError(f"split {split.name}: every pixel of its {len(split)} masks is 255, so there is nothing to learn")
-    found = {"pixels": pixels.tolist(), "seen_in": seen_in.tolist()}
-    write_atomic(path, canonical_json(found))
-    return found["pixels"], found["seen_in"]
+    counts_NK = class_counts(split, num_classes)
+    images_N1 = counts_NK.sum(axis=1, dtype=np.int64, keepdims=True)
+    return counts_NK.sum(axis=0, dtype=np.int64).tolist(), np.where(counts_NK > 0, images_N1, 0).sum(axis=0).tolist()

@@ -186,7 +186,7 @@ def test_a_torn_memory_is_counted_anew(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setenv("NASSEG_CACHE", str(tmp_path))
     split = Masks([np.array([[0, 1]])])
     first = class_pixels(split, 2)
-    (found,) = (tmp_path / "class_pixels").iterdir()
+    (found,) = (tmp_path / "class_counts").iterdir()
     found.write_text("{torn")
     assert class_pixels(split, 2) == first
     assert split.reads == 2
