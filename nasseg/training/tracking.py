@@ -90,10 +90,15 @@ class MLflow:
     """A run of experiment ``nasseg`` in ``FOLDER/mlruns``, or where ``MLFLOW_TRACKING_URI`` says; one for each attempt at the run."""
 
     def __init__(self, folder: Path, facts: Mapping[str, Any], first: int) -> None:
+        place = os.environ.get("MLFLOW_TRACKING_URI")
+        if not place:
+            place = (folder.resolve() / "mlruns").as_uri()
+            # Plain files are what every MLflow can write and read; later ones want to be told that they are meant.
+            os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
         # An optional package.
         from mlflow import MlflowClient  # noqa: PLC0415
 
-        self.client: Any = MlflowClient(tracking_uri=os.environ.get("MLFLOW_TRACKING_URI") or (folder.resolve() / "mlruns").as_uri())
+        self.client: Any = MlflowClient(tracking_uri=place)
         known = self.client.get_experiment_by_name(PROJECT)
         experiment = known.experiment_id if known is not None else self.client.create_experiment(PROJECT)
         self.id: str = self.client.create_run(experiment, run_name=folder.name).info.run_id

@@ -71,6 +71,7 @@ def mlflow(monkeypatch: pytest.MonkeyPatch) -> Calls:
     module.MlflowClient = MlflowClient  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "mlflow", module)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     return calls
 
 
