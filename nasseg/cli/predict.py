@@ -26,7 +26,7 @@ MOST_NAMED = 4
 @click.command("predict")
 @click.argument("bundle")
 @click.argument("images", nargs=-1)
-@click.option("--data", help="Draw images of a data set instead, with NAME_truth.png beside them: a folder, camvid:PATH, synthetic.")
+@click.option("--data", help="Draw images of a data set instead, with NAME_truth.png beside them: a folder, KIND:PATH, synthetic.")
 @click.option("--split", default="val", show_default=True, help="With --data: which of its splits.")
 @click.option("--number", type=int, default=4, show_default=True, help="With --data: so many images, spread evenly over the split.")
 @click.option("--out", required=True, help="Folder for NAME_overlay.png and NAME_mask.png of each image.")

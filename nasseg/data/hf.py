@@ -54,7 +54,7 @@ class Cell:
         return f"{self.file} (row {self.row}, column {self.column})"
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=256)
 def arrow_table(file: str, changed: int) -> Any:
     """The memory-mapped table of an Arrow stream or file. ``changed`` is its time, so that a new file is read anew."""
     try:

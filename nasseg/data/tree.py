@@ -178,10 +178,15 @@ def walk(folder: Path) -> list[str]:
     """Names of all files below a folder but hidden ones, relative to it, sorted. Text, because there may be hundreds of thousands."""
     found = []
     top = str(folder)
-    for place, _, names in os.walk(top):
+    for place, _, names in os.walk(top, onerror=_refuse) if folder.is_dir() else ():
         ahead = "" if place == top else place[len(top) :].replace(os.sep, "/").lstrip("/") + "/"
         found += [ahead + name for name in names if not name.startswith(".")]
     return sorted(found)
+
+
+def _refuse(error: OSError) -> None:
+    """A folder that cannot be read must not look empty."""
+    raise error
 
 
 def listed(names: Iterable[str], most: int = 3) -> str:

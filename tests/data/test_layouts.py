@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -127,6 +128,20 @@ def test_unreadable_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr(Path, "exists", refuse)
     with pytest.raises(DataError, match=r"cannot be read \(Permission denied\)"):
+        open_data(str(root))
+
+
+def test_unreadable_subfolder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = write_tree(tmp_path)
+    listing = os.scandir
+
+    def refuse(path: str) -> object:
+        if str(path).endswith("city"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return listing(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(DataError, match=r"train/images/city: cannot be read \(Permission denied\)"):
         open_data(str(root))
 
 
