@@ -49,7 +49,7 @@ class Measured:
 
 @click.command("eval")
 @click.argument("path")
-@click.option("--data", help="A folder, camvid:PATH or synthetic; a run's own where it is left out.")
+@click.option("--data", help="A folder, KIND:PATH (nasseg data info) or synthetic; a run's own where it is left out.")
 @click.option("--split", default="val", show_default=True, help="The split to measure.")
 @click.option("--size", type=SIZE, help="Height and width images are resized to; those of the training where it is left out.")
 @click.option("--keep-ratio", is_flag=True, help="Keep the aspect: the largest that fits --size, long side to long side (512x2048).")

@@ -30,7 +30,7 @@ INTERRUPTED = 130
 @click.command("search")
 @click.argument("space")
 @click.option("--genotype", help="A genotype file or published design that settles the decoder: a study of training settings.")
-@click.option("--data", default="synthetic", show_default=True, help="A folder, camvid:PATH, or synthetic[:streets].")
+@click.option("--data", default="synthetic", show_default=True, help="A folder, KIND:PATH (nasseg data info), or synthetic.")
 @click.option("--backbone", help="The encoder: mit_b0, mscan_t, or any four-stage timm model.")
 @click.option("--weights", help="A local file with the backbone's weights.")
 @click.option("--pretrained", is_flag=True, help="Start from the backbone's published weights (fetched once).")

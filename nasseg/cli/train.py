@@ -86,7 +86,7 @@ class Crew:
 
 @click.command("train")
 @click.argument("target", required=False)
-@click.option("--data", help="A folder, camvid:PATH or synthetic; a study's own where it is left out, else synthetic.")
+@click.option("--data", help="A folder, KIND:PATH (nasseg data info) or synthetic; a study's own where it is left out, else synthetic.")
 @click.option("--backbone", help="The encoder, for a design that names none or in place of its own.")
 @click.option("--weights", help="A safetensors file with the backbone's weights.")
 @click.option("--pretrained/--scratch", "pretrained", default=None, help="Fetch the backbone's published weights, or start from none.")
