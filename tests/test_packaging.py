@@ -83,3 +83,12 @@ def test_wheel_by_way_of_sdist_holds_everything(tmp_path: Path) -> None:
     )
     for needed in files:
         assert f"nasseg/{needed}" in names
+    # What is installed finds its schedules, away from the tree.
+    zipfile.ZipFile(wheel).extractall(tmp_path / "installed")
+    code = "from nasseg.training import schedules as s; print(s.__file__); print(*(s.load_schedule(n).name for n in s.schedule_names()))"
+    surroundings = {**os.environ, "PYTHONPATH": str(tmp_path / "installed")}
+    ran = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=surroundings, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr[-2000:]
+    place, said = ran.stdout.splitlines()
+    assert place.startswith(str(tmp_path / "installed"))
+    assert said.split() == [Path(name).stem for name in schedules]
