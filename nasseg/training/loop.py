@@ -61,7 +61,7 @@ class _Kept:
 
 
 class Loop:
-    """AdamW on a poly schedule with warm-up, gradient clipping, AMP, EMA and accumulation, for a number of iterations.
+    """AdamW on a schedule with warm-up, gradient clipping, AMP, EMA and accumulation, for a number of iterations.
 
     ``forward(x_BCHW)`` gives the logits of ``model``; ``validate(module)`` measures a module in eval mode. With a ``folder`` it writes
     ``model.safetensors`` and ``metrics.json`` at each validation that is kept, ``checkpoints/last.pt``; ``identity`` says whose they are.
