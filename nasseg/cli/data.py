@@ -31,8 +31,8 @@ def command() -> None:
     """Know, check, show and pack data sets: a folder, KIND:PATH such as ade20k:PATH, or synthetic."""
 
 
-command.add_command(data_info.command)
-command.add_command(data_pack.command)
+command.add_command(data_info.info)
+command.add_command(data_pack.pack_data)
 
 
 @command.command()

@@ -25,7 +25,7 @@ _FILES = {"ultralytics": "FILE.yaml", "csv": "FILE.csv"}
 @click.command("info")
 @click.argument("data", metavar="[PATH|NAME]", required=False)
 @click.option("--json", "as_json", is_flag=True, help="JSON instead of tables.")
-def command(data: str | None, as_json: bool) -> None:
+def info(data: str | None, as_json: bool) -> None:
     """The data sets known by name: classes, images, where they are obtained, licence, the folders expected.
 
     With NAME (ade20k, voc …) that one with its classes; with PATH, which is what --data takes elsewhere, what was found there.

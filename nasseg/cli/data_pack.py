@@ -18,7 +18,7 @@ from nasseg.data.pack import ROWS_PER_GROUP, SHARD_MIB, pack
 @click.option("--out", required=True, metavar="DIR", help="A new folder.")
 @click.option("--rows-per-group", default=ROWS_PER_GROUP, show_default=True, metavar="N", help="Images that are read at once.")
 @click.option("--shard-size", default=SHARD_MIB, show_default=True, metavar="MIB", help="A file closes once it has as much.")
-def command(data: str, out: str, rows_per_group: int, shard_size: int) -> None:
+def pack_data(data: str, out: str, rows_per_group: int, shard_size: int) -> None:
     """Write a data set as Parquet shards: images as they are, masks after any mapping of labels, a checksum for every row.
 
     Train on it with --data shards:DIR, or shards:URL once DIR lies behind any URL that fsspec opens. DIR appears when it is complete.
