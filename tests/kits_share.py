@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from nasseg.errors import ConfigError, DataError, NassegError, Problem
 from nasseg.training.checkpoint import load_checkpoint
 from nasseg.training.config import TrainingConfig
 from nasseg.training.distributed import World
@@ -105,3 +106,75 @@ def trained(world: World, folder: Path | None, stop_at: int | None, resume: bool
 def many(world: World, runs: list[tuple[Path | None, int | None, bool, dict[str, Any]]]) -> list[dict[str, Any]]:
     """Several trainings one after another in the same processes."""
     return [trained(world, *run) for run in runs]
+
+
+class Full(nn.Module):
+    """A network that wants more memory than there is for more than ``most`` images at once; counts its passes by size."""
+
+    def __init__(self, most: int, norm: bool = False) -> None:
+        super().__init__()
+        self.net = Net()
+        if not norm:
+            self.net.backbone[1] = nn.ReLU()
+            self.net.backbone[3] = nn.Identity()
+        self.most = most
+        self.sizes: list[int] = []
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        if len(x_BCHW) > self.most:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+        self.sizes.append(len(x_BCHW))
+        out: Tensor = self.net(x_BCHW)
+        return out
+
+
+def caught(act: Callable[[], Any]) -> str:
+    """What an act raises, with its kind."""
+    try:
+        act()
+    except NassegError as error:
+        return f"{type(error).__name__}: {error}"
+    return "nothing"
+
+
+def refusals(world: World) -> dict[str, Any]:
+    """What two processes make of things that go wrong in one of them."""
+    broken = make(world)
+    whole = broken.batches
+
+    def unreadable(start: int) -> Iterator[tuple[Tensor, Tensor]]:
+        for k, batch in enumerate(whole(start)):
+            if world.rank == 1 and k == 2:
+                raise DataError("b.png: cannot be read")
+            yield batch
+
+    def wrong() -> None:
+        raise ConfigError(Problem("", "--out", "no", world.rank))
+
+    broken.batches = unreadable
+    told = Told()
+    found: dict[str, Any] = {"unreadable": caught(lambda: broken.run(told)), "before": len(told.told)}
+    found["lead"] = caught(lambda: world.lead(wrong))
+    found["led"] = world.lead(lambda: 7)
+    found["any"] = [world.any(world.rank == 1), world.any(False)]
+    found["gathered"] = world.gather(world.rank)
+    small = Full(1 if world.rank == 1 else 2)
+    halved = make(world, model=small, oom="halve", ema=0.0)
+    told = Told()
+    halved.run(told)
+    found["halved"] = (told.losses, halved.passes.parts, sorted(set(small.sizes)))
+    none = make(world, model=Full(0 if world.rank == 0 else 2), oom="halve", ema=0.0)
+    found["none fits"] = caught(lambda: none.run(Told()))
+    apart = make(world)
+    apart.iteration = world.rank
+    found["apart"] = caught(lambda: apart.run(Told()))
+    found["stopped"] = make(world).run(Told(stop_at=3 if world.rank == 1 else None)).iterations
+    own = make(world, sync_bn=False)
+    own.run(Told())
+    found["own statistics"] = own.model.state_dict()
+    return found
+
+
+def session(world: World, runs: list[tuple[Path | None, int | None, bool, dict[str, Any]]]) -> dict[str, Any]:
+    """Everything that is tried in two processes, which take long to start."""
+    return {"runs": many(world, runs), "refusals": refusals(world)}

@@ -42,6 +42,8 @@ class Full(Recipe):
         # Averages over about the last thousand iterations; its ramp keeps short runs usable.
         ema=0.999,
         cache=False,
+        # A long run is worth going on with on a smaller device.
+        oom="halve",
         # Published numbers are measured on the masks as they are.
         masks="original",
         val_every=1000,

@@ -61,7 +61,7 @@ class RunView:
         measured = "miou" in metrics
         self.miou = metrics.get("miou", self.miou)
         numbers = f"loss {metrics['loss']:.4f} · lr {metrics['lr']:.2e} · {speed:.2f} it/s"
-        if self.images:
+        if self.images and speed:
             numbers += f" · {speed * self.images:.1f} images/s"
         if self.miou is not None:
             numbers += f" · mIoU {self.miou:.2f}"

@@ -118,7 +118,7 @@ def work(config: Mapping[str, Any]) -> None:
             write_atomic(failed, json.dumps({"said": str(error), "exit_code": error.exit_code}))
         raise
     if here.first:
-        write_atomic(done, result.to_json())
+        write_atomic(done, json.dumps(result.to_dict()))
 
 
 def beside(path: Path) -> tuple[Path, Path, Path]:

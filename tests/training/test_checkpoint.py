@@ -56,6 +56,14 @@ def test_last_and_the_one_before(tmp_path: Path) -> None:
     assert load_checkpoint(tmp_path / PREVIOUS)["iteration"] == 1
 
 
+@pytest.mark.parametrize(("keep", "names"), [(1, ["last.pt"]), (4, ["last.pt", "previous-2.pt", "previous-3.pt", "previous.pt"])])
+def test_as_many_are_kept_as_asked_for(tmp_path: Path, keep: int, names: list[str]) -> None:
+    for iteration in range(1, 7):
+        save_checkpoint(tmp_path, {"iteration": iteration}, keep)
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
+    assert [load_checkpoint(file)["iteration"] for file in checkpoint_files(tmp_path)] == [6, 5, 4, 3][:keep]
+
+
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_last_one_gives_way_to_the_one_before(
     tmp_path: Path, damage: Callable[[Path], None], caplog: pytest.LogCaptureFixture

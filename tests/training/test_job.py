@@ -166,3 +166,18 @@ def test_identity_holds_no_paths(tmp_path: Path) -> None:
     assert str(tmp_path) not in str(here)
     assert here["genotype"] == Genotype.from_dict(TINY.to_dict()).id
     assert not TrainingConfig.OPERATIONAL & here["settings"].keys()
+
+
+def test_a_checkpoint_from_before_a_setting_existed_is_of_the_same_run(tmp_path: Path) -> None:
+    trial = tiny_trial(workdir=str(tmp_path))
+    run(trial, Told(stop_at=2))
+    file = tmp_path / "checkpoints" / "last.pt"
+    state = load_checkpoint(file)
+    for name in ("sync_bn", "schedule"):
+        del state["identity"]["settings"][name]
+    for name in ("randoms", "parts"):
+        del state[name]
+    torch.save(state, file)
+    told = Told()
+    run(trial.attempt(str(tmp_path / "b"), str(tmp_path)), told)
+    assert [iteration for iteration, _ in told.told] == [3]
