@@ -22,12 +22,14 @@ from nasseg.training.boundary import BoundaryIoU
 from nasseg.training.device import autocast
 from nasseg.training.metrics import IGNORE, Metrics, SegmentationMetrics
 from nasseg.training.protocol import Protocol, Size
-from nasseg.training.windows import flat, slide
+from nasseg.training.windows import flat, label_rows, slide
 
 Predict = Callable[[Tensor], Tensor]
 """A normalised batch (B, 3, H, W) to logits (B, K, h, w) of any size that covers the same field of view."""
 Each = Callable[[str, NDArray[np.uint8], UInt8], None]
 """Hears of each image: its id, the predicted classes (H, W), the mask it was compared with (H, W)."""
+WHOLE_BYTES = 2**30
+"""An image's logits at its mask's size are held at once up to so many bytes; 150 classes fill them with 1.8 megapixels."""
 
 
 def evaluate(
@@ -180,7 +182,7 @@ class Looker:
             targets = [self._target(mask_HW) for mask_HW in masks_B]
             if plain:
                 logits_BKhw = self._forward(x_BCHW.to(self.device))
-                labels = [_resized(logits_Khw, y.shape).argmax(0) for logits_Khw, y in zip(logits_BKhw, targets, strict=True)]
+                labels = [_labels(logits_Khw, y.shape) for logits_Khw, y in zip(logits_BKhw, targets, strict=True)]
             else:
                 labels = [self._one(x_BCHW, targets[0].shape, many)]
             yield from zip(ids, labels, targets, strict=True)
@@ -189,10 +191,9 @@ class Looker:
         """The classes of one image: of its logits after one look, of its mean probabilities after several."""
         total_KHW: Tensor | None = None
         for logits_Khw in self._looks(x_1CHW, many):
-            logits_KHW = _resized(logits_Khw, shape)
             if not many and not self.protocol.flip:
-                return logits_KHW.argmax(0)
-            seen_KHW = logits_KHW.softmax(0)
+                return _labels(logits_Khw, shape)
+            seen_KHW = _resized(logits_Khw, shape).softmax(0)
             total_KHW = seen_KHW if total_KHW is None else total_KHW.add_(seen_KHW)
         assert total_KHW is not None  # a protocol has a scale
         return total_KHW.argmax(0)
@@ -267,6 +268,15 @@ class Whole:
 
 def _resized(logits_Khw: Tensor, size: Sequence[int]) -> Tensor:
     return F.interpolate(logits_Khw[None], size=tuple(size), mode="bilinear", align_corners=False)[0]
+
+
+def _labels(logits_Khw: Tensor, size: Sequence[int]) -> Tensor:
+    """The most likely class of each pixel at ``size``; logits that would fill the memory are resized some rows at a time."""
+    height, width = size
+    if 4 * len(logits_Khw) * height * width <= WHOLE_BYTES:
+        return _resized(logits_Khw, size).argmax(0)
+    grid = (logits_Khw.shape[1], logits_Khw.shape[2])
+    return torch.from_numpy(label_rows([logits_Khw.cpu()], grid, (height, width))).to(logits_Khw.device)
 
 
 def _with_outlines(found: Metrics, outlines: BoundaryIoU, classes: Sequence[str]) -> Metrics:

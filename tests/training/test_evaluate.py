@@ -306,6 +306,15 @@ def test_ranks_add_up() -> None:
         assert found.boundary_per_class == whole.boundary_per_class
 
 
+@pytest.mark.parametrize("options", [{}, {"mode": "slide", "crop": (16, 16), "stride": (12, 12)}])
+def test_large_masks_are_labelled_in_strips(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    split = Random("val", SIZES)
+    at_once = evaluate(curious, split, **OPTIONS, **options)
+    monkeypatch.setattr("nasseg.training.evaluate.WHOLE_BYTES", 1)
+    monkeypatch.setattr("nasseg.training.windows.STRIP_BYTES", 1000)
+    same(evaluate(curious, split, **OPTIONS, **options), at_once)
+
+
 def test_a_rank_that_is_none_is_refused() -> None:
     with pytest.raises(ConfigError, match="rank: a whole number from 0 to 1"):
         evaluate(stride_four, Random("val", SIZES), **OPTIONS, rank=2, ranks=2)
