@@ -59,8 +59,8 @@ class Ade20k(Layout):
     )
 
     def fits(self, root: Path) -> bool:
-        folder = within(root, "ADEChallengeData2016") / "images" / "training"
-        return folder.is_dir() and any(folder.glob("ADE_train_*"))
+        place = within(root, "ADEChallengeData2016")
+        return (place / "annotations" / "training").is_dir() and any((place / "images" / "training").glob("ADE_train_*"))
 
     def read(self, spec: DataSpec) -> Tree:
         root = within(need_folder(spec), "ADEChallengeData2016")

@@ -100,12 +100,12 @@ class CamVid(Layout):
 
     def fits(self, root: Path) -> bool:
         place = _within(root)
-        return _original(place) or any((place / "train").is_dir() and (place / f"train{end}").is_dir() for end in ("annot", "_labels"))
+        return _original(place) or (_parted(place) and any(published_split(file.stem) for file in (place / "train").iterdir()))
 
     def read(self, spec: DataSpec) -> Tree:
         root = need_folder(spec)
         place = _within(root)
-        if (root / "classes.json").is_file() or not self.fits(root):
+        if (root / "classes.json").is_file() or not (_original(place) or _parted(place)):
             return self._with_class_file(root, spec)
         if "relabel" in spec.query:
             raise DataError(f"{spec}: relabel is for folders with classes.json; this one's labels are CamVid's own, ?classes= groups them")
@@ -151,6 +151,10 @@ def _within(root: Path) -> Path:
 
 def _original(root: Path) -> bool:
     return (root / "701_StillsRaw_full").is_dir() and (root / "LabeledApproved_full").is_dir()
+
+
+def _parted(root: Path) -> bool:
+    return (root / "train").is_dir() and ((root / "trainannot").is_dir() or (root / "train_labels").is_dir())
 
 
 def _split(root: Path, name: str, count: int) -> SplitFiles:

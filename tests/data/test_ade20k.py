@@ -106,6 +106,11 @@ def test_other_sets_of_that_shape_are_not_taken_for_it(root: Path) -> None:
         open_data(str(root))
 
 
+def test_own_masks_for_its_images(root: Path) -> None:
+    (root / "annotations").rename(root / "masks")
+    assert open_data(f"{root}?classes=151").spec == f"{root}?classes=151"
+
+
 def test_half_a_set(root: Path) -> None:
     (root / "images/validation").rename(root / "away")
     with pytest.raises(DataError, match=rf"{root}/images/validation: the folder is missing; a data set has train and val"):

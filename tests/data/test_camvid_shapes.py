@@ -160,6 +160,15 @@ def test_refused(tmp_path: Path) -> None:
         open_data(f"camvid:{tmp_path}/third")
 
 
+def test_other_frames_in_such_folders_are_not_taken_for_it(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        save(tmp_path / f"{split}/mine.png", image())
+        save(tmp_path / f"{split}_labels/mine.png", EVERY[:, :6].repeat(2, 0)[:6].repeat(2, 1)[:, :8])
+    with pytest.raises(DataError, match="no known layout"):
+        open_data(str(tmp_path))
+    assert open_data(f"camvid:{tmp_path}").splits["val"].ids == ("mine",)
+
+
 def test_unknown_colours(tmp_path: Path) -> None:
     root = original(tmp_path)
     wrong = painted(EVERY, COLOURS)
