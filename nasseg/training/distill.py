@@ -28,8 +28,8 @@ class DistillationLoss(nn.Module):
     """(1 - w)·task + w·T²·KL(softmax(teacher / T) ‖ softmax(student / T)), the divergence averaged over pixels.
 
     Hinton et al., 1503.02531, section 2: T² keeps the size of the gradients when T changes. Compared are the student's logits as they come
-    (stride 4 or 8), the teacher's resized to them (bilinear, corners not aligned), in float32. A pixel counts where the mask, taken at the
-    nearest pixel, is not 255, or everywhere with ``ignored``. The entropy of the teacher, which no student can change, is taken off: equal
+    (stride 4 or 8), the teacher's resized to them (bilinear, corners not aligned), in float32. A pixel counts by the share of its cell
+    in the mask that is not 255, or in full with ``ignored``. The entropy of the teacher, which no student can change, is taken off: equal
     answers give 0.
     """
 
@@ -50,14 +50,17 @@ class DistillationLoss(nn.Module):
         return (1 - self.weight) * task + self.weight * taught
 
     def mass(self, target_BHW: Tensor) -> Tensor:
-        """As the loss on the masks; with ``ignored`` and the teacher alone, all pixels."""
+        """As the loss on the masks; of the teacher alone, the counted pixels, or all with ``ignored``.
+
+        The two agree, and parts of a batch add up to the whole, where pixels have no weights and all or none of the 255 count.
+        """
         if self.weight == 1:
             return (torch.ones_like(target_BHW) if self.ignored else target_BHW != IGNORE).sum()
         return self.task.mass(target_BHW)
 
     def divergence(self, student_BKhw: Tensor, teacher_BKhw: Tensor, target_BHW: Tensor) -> Tensor:
         """T²·KL, the mean over the pixels that count; 0 where none does."""
-        size = student_BKhw.shape[-2:]
+        size = (student_BKhw.shape[2], student_BKhw.shape[3])
         T = self.temperature
         teacher_BKhw = teacher_BKhw.detach().float()
         if teacher_BKhw.shape[-2:] != size:
@@ -67,6 +70,6 @@ class DistillationLoss(nn.Module):
         kl_Bhw = F.kl_div(log_q_BKhw, log_p_BKhw, reduction="none", log_target=True).sum(1)
         if self.ignored:
             return T * T * kl_Bhw.mean()
-        nearest_Bhw = F.interpolate(target_BHW[:, None].float(), size=size, mode="nearest-exact")[:, 0]
-        counted_Bhw = nearest_Bhw != IGNORE
-        return T * T * (kl_Bhw * counted_Bhw).sum() / counted_Bhw.sum().clamp_min(1)
+        share_Bhw = F.adaptive_avg_pool2d((target_BHW != IGNORE).float()[:, None], size)[:, 0]
+        mass = share_Bhw.sum()
+        return T * T * (kl_Bhw * share_Bhw).sum() / torch.where(mass > 0, mass, torch.ones_like(mass))

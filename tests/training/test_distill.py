@@ -91,6 +91,11 @@ def test_the_teacher_is_resized_to_the_students_grid_and_255_left_out() -> None:
     p, q = small.softmax(1), student.softmax(1)
     kl = (p * (p / q).log()).sum(1)
     torch.testing.assert_close(loss, kl[:, :, :2].mean())
+    target[0, :4, :2] = 255
+    share = torch.ones(2, 4, 2)
+    share[0, 0, 0] = 0.5
+    part = DistillationLoss(SegmentationLoss(), weight=1.0, temperature=1.0)(Taught(student, teacher), target)
+    torch.testing.assert_close(part, (kl[:, :, :2] * share).sum() / share.sum())
     everywhere = DistillationLoss(SegmentationLoss(), weight=1.0, temperature=1.0, ignored=True)(Taught(student, teacher), target)
     torch.testing.assert_close(everywhere, kl.mean())
 
@@ -110,6 +115,12 @@ def test_parts_weighed_by_their_mass() -> None:
     assert DistillationLoss(task, weight=0.5, temperature=1.0).mass(target) == task.mass(target)
     assert DistillationLoss(task, weight=1.0, temperature=1.0).mass(target) == 2 * 12 * 16
     assert DistillationLoss(task, weight=1.0, temperature=1.0, ignored=True).mass(target) == 2 * 16 * 16
+    student, teacher, _ = batch()
+    target[1, 5, 3:9] = 255
+    for weight in (0.5, 1.0):
+        loss = DistillationLoss(SegmentationLoss(), weight=weight, temperature=2.0)
+        parts = [loss(Taught(student[i : i + 1], teacher[i : i + 1]), target[i : i + 1]) * loss.mass(target[i : i + 1]) for i in range(2)]
+        assert (sum(parts) / loss.mass(target)).item() == pytest.approx(loss(Taught(student, teacher), target).item(), rel=1e-6)
 
 
 def test_a_loss_that_knows_no_teacher_does_not_pass_it_over() -> None:
