@@ -226,6 +226,11 @@ class TrainingConfig(BaseModel):
     def _spell_loss(cls, given: Any) -> Any:
         return spell_mixture(given)
 
+    @field_validator("tracking", mode="before")
+    @classmethod
+    def _one_tracker(cls, given: Any) -> Any:
+        return [given] if isinstance(given, str) else given
+
     def protocol(self, size: tuple[int, int]) -> dict[str, Any]:
         """How a run of this ``size`` validates, as options of :func:`nasseg.training.evaluate.evaluate`."""
         options: dict[str, Any] = {

@@ -13,6 +13,7 @@ from kits_trainer import DATA, call
 
 from nasseg.errors import ConfigError
 from nasseg.training import tracking
+from nasseg.training.config import TrainingConfig
 from nasseg.training.tracking import Trackers, check_tracking, shown_as
 
 FACTS: dict[str, Any] = {"trainer": "full", "data": "synthetic", "size": [64, 64], "seed": 3, "settings": {"lr": 0.1, "tracking": ["csv"]}}
@@ -219,6 +220,10 @@ def test_a_missing_package_stops_a_run_before_it_begins(
     assert code == 2
     assert "pip install wandb" in err
     assert not (tmp_path / "run").exists()
+
+
+def test_one_tracker_needs_no_list() -> None:
+    assert TrainingConfig.parse({"tracking": "tensorboard"}).tracking == ["tensorboard"]
 
 
 def test_an_unknown_tracker_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
