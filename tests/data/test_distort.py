@@ -35,7 +35,7 @@ def test_colours_as_opencv_turns_them() -> None:
 def test_hsv_is_what_everyone_calls_hsv(rgb: tuple[int, int, int]) -> None:
     hue, saturation, value = (int(part[0, 0]) for part in to_hsv(np.array([[rgb]], dtype=np.uint8)))
     h, s, v = colorsys.rgb_to_hsv(*(channel / 255 for channel in rgb))
-    # OpenCV divides by a table of 12 bits, so a hue may be rounded the other way: at most 0.64 off over all 16.7 million colours, and a saturation 0.522.
+    # OpenCV divides by tables of 12 bits: over all 16.7 million colours a hue is at most 0.64 off, a saturation 0.522.
     assert abs(hue - 180 * h) <= 0.65 or abs(abs(hue - 180 * h) - 180) <= 0.65
     assert (abs(saturation - 255 * s) <= 0.53, value) == (True, round(255 * v))
 
