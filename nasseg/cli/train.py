@@ -79,7 +79,11 @@ class Crew:
         from nasseg.training.ray_train import fit  # noqa: PLC0415
 
         resources = Resources(concurrency=self.workers, gpus=self.gpus, address=self.address)
+        ours = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
         with session(ray, resources) as folder:
+            # Ray has put its own in their place.
+            for number, handler in ours.items():
+                signal.signal(number, handler)
             check_room(ray.cluster_resources(), Resources(cpus=self.workers, gpus=self.gpus * self.workers))
             return fit(run, workers=self.workers, gpus=self.gpus, storage=folder / "train", report=report)
 

@@ -153,13 +153,21 @@ def test_what_is_wrong_is_said_once(genotype: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "Y").exists()
 
 
-def test_on_ray(straight: tuple[Path, str], genotype: Path, tmp_path: Path) -> None:
+def test_on_ray_stopped_by_sigterm_and_gone_on_with(straight: tuple[Path, str], genotype: Path, tmp_path: Path) -> None:
     out = tmp_path / "Y"
-    child = begin([*command(genotype, out), "--executor", "ray", "--workers", "2"])
+    arguments = [*command(genotype, out), "--executor", "ray", "--workers", "2"]
+    child = begin(arguments)
+    until(child, out, 1)
+    child.send_signal(signal.SIGTERM)
     said, wrong = child.communicate(timeout=240)
     assert child.returncode == 0, wrong
-    assert losses(out) == losses(straight[0])
     assert "· 2 processes" in said
+    assert f"resume with: nasseg train --out {out} --resume --executor ray --workers 2" in said
+    assert len(losses(out)) < ITERATIONS
+    again = begin(arguments)
+    _, wrong = again.communicate(timeout=240)
+    assert again.returncode == 0, wrong
+    assert losses(out) == losses(straight[0])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["Y"]
 
 
