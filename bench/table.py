@@ -61,9 +61,11 @@ def minutes(run: Path) -> float:
         return float([row["seconds"] for row in csv.DictReader(file)][-1]) / 60
 
 
-def losses(run: Path) -> list[float]:
+def losses(run: Path) -> tuple[list[int], list[float]]:
+    """Iterations and their losses."""
     with (run / "log.csv").open(encoding="utf-8", newline="") as file:
-        return [float(row["loss"]) for row in csv.DictReader(file)]
+        rows = sorted((int(row["iteration"]), float(row["loss"])) for row in csv.DictReader(file))
+    return [iteration for iteration, _ in rows], [loss for _, loss in rows]
 
 
 def draw(options: argparse.Namespace, path: Path) -> None:
@@ -71,10 +73,10 @@ def draw(options: argparse.Namespace, path: Path) -> None:
     figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
     for number, design in enumerate(options.designs):
         for seed in options.seeds:
-            seen = np.asarray(losses(run_of(options, design, seed)))
+            iterations, seen = losses(run_of(options, design, seed))
             smooth = np.convolve(seen, np.ones(FOLLOWED) / FOLLOWED, mode="valid")
             label = design if seed == options.seeds[0] else None
-            axes.plot(np.arange(len(smooth)) + FOLLOWED, smooth, color=f"C{number}", alpha=0.8, label=label)
+            axes.plot(iterations[FOLLOWED - 1 :], smooth, color=f"C{number}", alpha=0.8, label=label)
     axes.set_xlabel("iteration")
     axes.set_ylabel(f"loss, mean of {FOLLOWED} iterations")
     axes.set_title(f"{options.backbone}, {options.size}, seeds {', '.join(map(str, options.seeds))}")
