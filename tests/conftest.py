@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
 
 # Several test processes on few cores: one thread each, set before torch is loaded.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# A shell starts what runs in its background with SIGINT ignored, and children inherit that: Ctrl-C could not be tried.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The kits' assertions show values as a test's do.
 pytest.register_assert_rewrite(*(path.stem for path in Path(__file__).parent.glob("kits_*.py")))
