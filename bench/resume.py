@@ -9,6 +9,7 @@ last digit. Exit code 1 where they are not.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
 import os
 import random
@@ -27,13 +28,11 @@ WAIT = 0.2
 
 
 def launched(ranks: int, arguments: list[str], text: Path) -> subprocess.Popen[bytes]:
-    """The command a user types, in a process group of its own, its words in a file."""
+    """The command a user types, its words in a file."""
     start = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks), *NASSEG] if ranks > 1 else NASSEG
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with text.open("ab") as words:
-        return subprocess.Popen(
-            [sys.executable, *start, *arguments], stdout=words, stderr=subprocess.STDOUT, env=environment, start_new_session=True
-        )
+        return subprocess.Popen([sys.executable, *start, *arguments], stdout=words, stderr=subprocess.STDOUT, env=environment)
 
 
 def rows(run: Path) -> list[dict[str, str]]:
@@ -52,13 +51,28 @@ def ended(process: subprocess.Popen[bytes], text: Path) -> None:
         raise SystemExit(f"a run ended with exit code {process.returncode}:\n{text.read_text(encoding='utf-8')[-2000:]}")
 
 
+def family(pid: int) -> list[int]:
+    """A process and all below it (Linux): torchrun gives each process it starts a session of its own, so a group's signal misses them."""
+    children: dict[int, list[int]] = {}
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            parent = int(status.read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[1])
+            children.setdefault(parent, []).append(int(status.parent.name))
+    found = [pid]
+    for one in found:
+        found += children.get(one, [])
+    return found
+
+
 def killed(process: subprocess.Popen[bytes], run: Path, at: int) -> int:
-    """SIGKILL to the whole group when the log holds iteration ``at``; the last iteration it holds then."""
+    """SIGKILL to the launcher and all its processes when the log holds iteration ``at``; the last iteration it holds then."""
     while len(rows(run)) < at:
         if process.poll() is not None:
             raise SystemExit(f"the run ended (exit code {process.returncode}) before iteration {at}")
         time.sleep(WAIT)
-    os.killpg(process.pid, signal.SIGKILL)
+    for pid in family(process.pid):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
     process.wait()
     return len(rows(run))
 
