@@ -15,6 +15,8 @@ from nasseg.search.store import Picked, is_study, pick
 from nasseg.training.trial import Trial
 
 LARGEST_SHORT_SIDE = 512
+TRAINER = "full"
+"""The recipe where none is named."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +29,7 @@ class Asked:
     weights: str | None = None
     pretrained: bool | None = None
     seed: int | None = None
-    trainer: str = "full"
+    trainer: str | None = None
     genes: Mapping[str, Any] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
 
@@ -39,16 +41,17 @@ def trial_of(target: str, asked: Asked) -> Trial:
     only where the same recipe trains it again. What is given on the command line goes first. Raises the :class:`NassegError` of what is
     wrong.
     """
+    trainer = asked.trainer or TRAINER
     found = Path(target).is_dir() and is_study(target)
     named = re.fullmatch(r"(.+):(\w+)", target)
     if found or (named and is_study(named[1])):
-        return _of_study(pick(target), asked)
+        return _of_study(pick(target), asked, trainer)
     data = asked.data or "synthetic"
     return Trial(
         genotype=_changed(read_genotype(target), asked),
         data=data,
         size=asked.size or natural_size(data),
-        trainer=asked.trainer,
+        trainer=trainer,
         settings=dict(asked.settings),
         seed=asked.seed or 0,
         weights=asked.weights,
@@ -56,8 +59,8 @@ def trial_of(target: str, asked: Asked) -> Trial:
     )
 
 
-def _of_study(picked: Picked, asked: Asked) -> Trial:
-    fixed = picked.fixed if picked.trainer == asked.trainer else {}
+def _of_study(picked: Picked, asked: Asked, trainer: str) -> Trial:
+    fixed = picked.fixed if picked.trainer == trainer else {}
     genotype = _changed(picked.genotype, asked)
     same_backbone = genotype.backbone == picked.genotype.backbone
     pretrained = picked.pretrained if asked.pretrained is None and asked.weights is None and same_backbone else bool(asked.pretrained)
@@ -65,7 +68,7 @@ def _of_study(picked: Picked, asked: Asked) -> Trial:
         genotype=genotype,
         data=asked.data or picked.data,
         size=asked.size or picked.size,
-        trainer=asked.trainer,
+        trainer=trainer,
         settings={**fixed, **picked.settings, **asked.settings},
         seed=picked.seed if asked.seed is None else asked.seed,
         weights=asked.weights or (picked.weights if same_backbone and not pretrained else None),

@@ -7,7 +7,7 @@ import shlex
 import signal
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
@@ -135,7 +135,19 @@ def command(
     crew = Crew.parse(executor, workers, gpus_per_worker, address)
 
     def prepare() -> RunDir:
-        return run_of(target, data, backbone, weights, pretrained, trainer, schedule, size, seed, sets, out, resume)
+        genes, settings = split_sets(parse_sets(sets))
+        asked = Asked(
+            data=data,
+            size=size,
+            backbone=backbone,
+            weights=weights,
+            pretrained=pretrained,
+            seed=seed,
+            trainer=trainer,
+            genes=genes,
+            settings=settings,
+        )
+        return run_of(target, asked, schedule, out, resume)
 
     with joined() as here:
         try:
@@ -147,41 +159,20 @@ def command(
             sys.exit(error.exit_code)
 
 
-def run_of(
-    target: str | None,
-    data: str | None,
-    backbone: str | None,
-    weights: str | None,
-    pretrained: bool | None,
-    trainer: str | None,
-    schedule: str | None,
-    size: tuple[int, int] | None,
-    seed: int | None,
-    sets: tuple[str, ...],
-    out: str,
-    resume: bool,
-) -> RunDir:
-    """The folder of the run that is asked for, made or found."""
-    genes, settings = split_sets(parse_sets(sets))
+def run_of(target: str | None, asked: Asked, schedule: str | None, out: str, resume: bool) -> RunDir:
+    """The folder of the run that is asked for, made or found. A schedule gives what was not asked for."""
     named = None if schedule is None else load_schedule(schedule)
     if target is not None:
-        if seed is not None and seed < 0:
-            raise ConfigError(Problem("", "--seed", "must be a whole number from 0", seed, 0))
-        asked = Asked(
-            data=data,
-            size=size if size is not None or named is None else named.size,
-            backbone=backbone,
-            weights=weights,
-            pretrained=pretrained,
-            seed=seed,
-            trainer=trainer or (named.trainer if named is not None else "full"),
-            genes=genes,
-            settings={**(named.settings if named is not None else {}), **settings},
-        )
+        if asked.seed is not None and asked.seed < 0:
+            raise ConfigError(Problem("", "--seed", "must be a whole number from 0", asked.seed, 0))
+        if named is not None:
+            size, trainer = asked.size or named.size, asked.trainer or named.trainer
+            asked = replace(asked, size=size, trainer=trainer, settings={**named.settings, **asked.settings})
         return RunDir.create(out, trial_of(target, asked), resume=resume)
     if resume:
-        given = {"--data": data, "--backbone": backbone, "--weights": weights, "--pretrained": pretrained, "--size": size, "--seed": seed}
-        beside = [name for name, value in {**given, "--schedule": schedule, "--set": sets or None}.items() if value is not None]
+        given = {f"--{name}": getattr(asked, name) for name in ("data", "backbone", "weights", "pretrained", "size", "seed")}
+        given |= {"--schedule": schedule, "--set": {**asked.genes, **asked.settings} or None}
+        beside = [name for name, value in given.items() if value is not None]
         if beside:
             raise ConfigError(Problem("", "TARGET", f"must be given with {', '.join(beside)}; alone, --resume takes all of it from --out"))
         return RunDir.open(out)

@@ -46,7 +46,7 @@ class Plain(Split):
         return Sample(np.full((4, 6, 3), 100, dtype=np.uint8), truth(index))
 
     def subset(self, indices: Sequence[int], name: str) -> Split:
-        raise NotImplementedError
+        raise NotImplementedError("a report reads its split whole")
 
 
 def truth(index: int) -> np.ndarray:
