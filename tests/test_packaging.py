@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 
+import nasseg
+from nasseg.files import read_yaml
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -55,6 +58,13 @@ def test_every_dependency_says_who_needs_it() -> None:
             inside = True
 
 
+def test_citation_names_the_version_and_the_licence() -> None:
+    citation = read_yaml(ROOT / "CITATION.cff")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert (citation["version"], citation["license"]) == (project["version"], project["license"])
+    assert nasseg.__version__ == project["version"]
+
+
 @pytest.mark.xdist_group("build")
 def test_wheel_by_way_of_sdist_holds_everything(tmp_path: Path) -> None:
     # From a copy, so that no build folder is left in the tree.
@@ -67,7 +77,10 @@ def test_wheel_by_way_of_sdist_holds_everything(tmp_path: Path) -> None:
     subprocess.run(["tar", "-xf", str(tmp_path / "s.tar"), "-C", str(source)], check=True)
     build = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(tmp_path / "dist"), str(source)]
     ran = subprocess.run(build, capture_output=True, text=True, check=False)
-    assert ran.returncode == 0, ran.stdout[-2000:] + ran.stderr[-2000:]
+    printed = ran.stdout + ran.stderr
+    assert ran.returncode == 0, printed[-4000:]
+    # setuptools warns of folders that look like packages and are not listed, and of metadata on its way out.
+    assert "Warning" not in printed, printed[printed.find("Warning") - 200 :]
     (wheel,) = (tmp_path / "dist").glob("*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
     assert {n.split("/")[0] for n in names if ".dist-info" not in n} == {"nasseg"}
@@ -83,6 +96,9 @@ def test_wheel_by_way_of_sdist_holds_everything(tmp_path: Path) -> None:
     )
     for needed in files:
         assert f"nasseg/{needed}" in names
+    metadata = zipfile.ZipFile(wheel).read("nasseg-0.1.0.dist-info/METADATA").decode()
+    assert "License-Expression: Apache-2.0\n" in metadata
+    assert "nasseg-0.1.0.dist-info/licenses/LICENSE" in names
     # What is installed finds its schedules, away from the tree.
     zipfile.ZipFile(wheel).extractall(tmp_path / "installed")
     code = "from nasseg.training import schedules as s; print(s.__file__); print(*(s.load_schedule(n).name for n in s.schedule_names()))"

@@ -1,0 +1,1 @@
+"""Published training schedules, each a YAML file."""
