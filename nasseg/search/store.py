@@ -36,6 +36,9 @@ WHOLE = ("number", "seed", "duplicate_of", "attempt", "iterations")
 COSTS = ("params", "macs", "macs_fvcore", "decoder_params", "decoder_macs")
 REAL = ("fidelity", "seconds")
 TIMES = ("started", "finished")
+Row = Mapping[str, Any]
+"""A row of ``results.parquet`` without its empty columns."""
+
 METRICS = ("miou", "macc", "aacc")
 """Columns by kind. Mappings are JSON text; metrics of other names (``miou_holdout``) get a column of their own behind these."""
 
@@ -108,27 +111,31 @@ class Store:
         return len(self._rows)
 
     def open(self, view: StudyView) -> int:
-        """Read the file and add what the journal holds beyond it; the number of rows restored. An unreadable file is made anew.
+        """Compare the file with the journal, which is the record: rows that are missing, differ or cannot be read are made anew from it.
 
-        Raises :class:`StudyError` if the file knows a trial that the journal does not: then the journal is not this file's.
+        Args:
+            view: the study as its journal has it.
+
+        Returns:
+            How many rows were made anew.
+
+        Raises:
+            StudyError: the file knows a trial that the journal does not: then the journal is not this file's.
         """
-        table = None
-        with contextlib.suppress(FileNotFoundError, pa.ArrowInvalid):
-            table = pq.read_table(self.path)
-        self._rows = {int(row["number"]): {k: v for k, v in row.items() if v is not None} for row in (table.to_pylist() if table else [])}
+        there = read_rows(self.path) or {}
         finished = {trial.number: trial for trial in view.trials if trial.state not in (RUNNING, WAITING) and trial.finished is not None}
-        strange = [n for n, row in self._rows.items() if n not in finished or finished[n].key != row.get("key")]
+        strange = [n for n, row in there.items() if n not in finished or finished[n].key != row.get("key")]
         if strange:
             raise StudyError(
                 f"{self.path} holds trials that journal.log does not know ({', '.join(map(str, strange[:5]))}): "
                 "the journal was lost or exchanged; put it back, or give another --out"
             )
-        missing = [trial for number, trial in finished.items() if number not in self._rows]
-        for trial in missing:
+        for trial in finished.values():
             self.add(trial, write=False)
-        if missing or table is None:
-            self.flush()
-        return len(missing)
+        made = [n for n, row in self._rows.items() if there.get(n) != {k: v for k, v in row.items() if v is not None}]
+        self._dirty = bool(made) or len(there) != len(self._rows)
+        self.flush()
+        return len(made)
 
     def add(self, trial: TrialView, *, write: bool = True) -> None:
         """Add a finished trial; written when it is time to."""
@@ -146,7 +153,7 @@ class Store:
         handle, temporary = tempfile.mkstemp(dir=self.path.parent, prefix=f".{PARQUET}.")
         os.close(handle)
         try:
-            pq.write_table(table_of(self._rows.values()), temporary, compression="zstd")
+            pq.write_table(table_of(self._rows.values()), temporary, compression="zstd", write_page_checksum=True)
             os.chmod(temporary, 0o644)
             os.replace(temporary, self.path)
         except BaseException:
@@ -155,6 +162,15 @@ class Store:
             raise
         took = time.monotonic() - started
         self._dirty, self._next_write = False, time.monotonic() + max(1.0, 20 * took)
+
+
+def read_rows(path: str | Path) -> dict[int, Row] | None:
+    """The rows of a ``results.parquet`` by number, the checksums of its pages verified; None where it is missing or damaged."""
+    try:
+        rows = pq.read_table(path, page_checksum_verification=True).to_pylist()
+        return {int(row["number"]): {k: v for k, v in row.items() if v is not None} for row in rows}
+    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def is_study(path: str | Path) -> bool:

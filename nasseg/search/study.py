@@ -35,8 +35,10 @@ from nasseg.genes.space import Point
 from nasseg.search import view
 from nasseg.search.candidate import Candidate, Chooser, Proposal, Recipe, finite, unfinite
 from nasseg.search.journal import open_storage
+from nasseg.search.journal_repair import repair_journal
 from nasseg.search.proposer import Proposer
 from nasseg.search.samplers import make_sampler
+from nasseg.search.store import PARQUET, read_rows
 from nasseg.search.view import Event, Listener, StudyView, TrialView, answered, load_optuna, pareto_front, view_trial, view_trials
 from nasseg.training.trial import Result
 
@@ -96,6 +98,9 @@ class Study:
         self.proposer.check_budget()
         sampling = make_sampler(sampler, seed)
         self.folder.mkdir(parents=True, exist_ok=True)
+        repaired = repair_journal(self.folder / "journal.log", lambda: read_rows(self.folder / PARQUET) or {}, self.objectives)
+        if repaired is not None:
+            self._note(str(repaired))
         self.storage, self.journal = open_storage(self.folder / "journal.log")
         directions = [StudyDirection.MAXIMIZE if d == "max" else StudyDirection.MINIMIZE for d in self.objectives.values()]
         existing = load_optuna(self.storage)

@@ -13,7 +13,7 @@ from optuna.trial import TrialState
 
 from nasseg.errors import StudyError
 from nasseg.search import journal
-from nasseg.search.journal import DriverLock, Journal, JournalReader, open_storage, parse_line, read_storage, repair
+from nasseg.search.journal import DriverLock, Journal, JournalReader, is_whole, open_storage, read_storage, repair, seal
 
 
 def study_in(folder: Path, trials: int = 3) -> Path:
@@ -108,14 +108,21 @@ def test_reader_refuses_to_write(tmp_path: Path) -> None:
         JournalReader(tmp_path / "journal.log").append_logs([])
 
 
-def test_garbage_in_the_middle_is_named(tmp_path: Path) -> None:
+def test_a_damaged_line_in_the_middle_is_passed_over_by_a_reader(tmp_path: Path) -> None:
     path = study_in(tmp_path)
     lines = path.read_bytes().splitlines(keepends=True)
-    path.write_bytes(b"".join([*lines[:2], b"garbage\n", *lines[2:]]))
-    with pytest.raises(StudyError, match=r"journal.log: line 3 is not readable"):
-        values(path)
-    with pytest.raises(StudyError, match="not readable as a journal of Optuna"):
-        open_storage(path)
+    # Line 2 creates trial 0: it is still counted, so that the others keep their numbers.
+    path.write_bytes(b"".join([lines[0], b"garbage\n", *lines[2:]]))
+    assert values(path) == [0.0, 1.0, 2.0]
+    told = next(i for i, line in enumerate(lines) if b'"op_code":6' in line)
+    path.write_bytes(b"".join([*lines[:told], lines[told].replace(b"0.0", b"9.0"), *lines[told + 1 :]]))
+    assert values(path) == [None, 1.0, 2.0]
+
+
+def test_what_is_no_journal_of_optuna_is_named(tmp_path: Path) -> None:
+    (tmp_path / "journal.log").write_text('{"op_code":4}\n')
+    with pytest.raises(StudyError, match=r"journal.log: not readable as a journal of Optuna"):
+        open_storage(tmp_path / "journal.log")
 
 
 def test_a_lock_of_optuna_left_by_a_killed_process_does_not_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,10 +152,13 @@ def test_only_a_finished_trial_waits_for_the_disk(tmp_path: Path, monkeypatch: p
     file.close()
 
 
-def test_parse_line() -> None:
-    assert parse_line(b'{"op_code":0}\n') == {"op_code": 0}
-    assert parse_line(b'{"op_code":0}') is None
-    assert parse_line(b'{"other":0}\n') is None
+def test_is_whole() -> None:
+    assert is_whole(b'{"op_code":0}\n')
+    assert not is_whole(b'{"op_code":0}')
+    assert not is_whole(b'{"other":0}\n')
+    sealed = seal({"op_code": 6, "values": [55.25]}, 3)
+    assert is_whole(sealed)
+    assert not is_whole(sealed.replace(b"55.25", b"45.25"))
 
 
 def test_driver_lock_keeps_a_second_driver_out(tmp_path: Path) -> None:
@@ -198,5 +208,5 @@ def test_journal_survives_short_writes(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(journal.os, "write", lambda file, data: whole(file, data[:7]))
     file = Journal(tmp_path / "journal.log")
     file.append_logs([{"op_code": 8, "text": "longer than seven bytes"}])
-    assert list(file.read_logs(0)) == [{"op_code": 8, "text": "longer than seven bytes"}]
+    assert [operation["text"] for operation in file.read_logs(0)] == ["longer than seven bytes"]
     file.close()
