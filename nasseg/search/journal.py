@@ -37,7 +37,7 @@ SET_STATE = 6
 """Optuna's operation code for a change of a trial's state; a finished state goes to disk at once."""
 
 NO_OPERATION = 10
-"""Optuna's code of an operation that its reader skips (``DISCARD_TRIALS``): stands for a damaged line, so that counting is not disturbed."""
+"""Optuna's code of an operation that its reader skips (``DISCARD_TRIALS``): stands for a damaged line."""
 
 CREATES = b'{"op_code":4,'
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from kits_store import complete, drive, fake_space, make_study
+
 from nasseg.errors import StudyError
 from nasseg.genes.genotype import Genotype
 from nasseg.search import journal_repair
