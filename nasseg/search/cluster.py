@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from nasseg.errors import StudyError
-from nasseg.search.journal import alive
+from nasseg.search.driver import alive
 from nasseg.search.resources import Resources
 from nasseg.search.study import Study
 

@@ -11,19 +11,14 @@ this line. Optuna ignores the key. A line whose check fails is damaged: it is na
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import json
 import os
 import re
-import socket
-import time
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from optuna.storages import JournalStorage
 from optuna.storages.journal import BaseJournalBackend, JournalFileBackend
@@ -46,15 +41,13 @@ CHECK = re.compile(rb',"check":"([0-9a-f]{8})\.(\d{1,9})"\}\n\Z')
 FINISHED_STATES = (1, 2, 3)
 """COMPLETE, PRUNED, FAIL in Optuna's ``TrialState``."""
 
-ORPHAN_SECONDS = 10.0
-"""Forked children of a killed driver (data loader workers) may hold its folder for a moment: how long a new driver waits for them."""
-
 
 class Journal(JournalFileBackend):
     """Optuna's file journal without its lock and with fewer flushes.
 
     Optuna's backend takes a lock file and flushes to disk for every operation, some twenty a candidate; a lock left by a killed process
-    blocks the next one for 30 s. Here :class:`DriverLock` keeps other drivers out of the folder for as long as this one lives.
+    blocks the next one for 30 s. Here :class:`nasseg.search.driver.DriverLock` keeps other drivers out of the folder for as long as this
+    one lives.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -241,59 +234,3 @@ def open_storage(path: str | os.PathLike[str]) -> tuple[JournalStorage, Journal]
 def read_storage(path: str | os.PathLike[str]) -> JournalStorage:
     """The storage over a journal as it stands, for reading only; also while a search runs, also with a torn tail or damaged lines."""
     return JournalStorage(JournalReader(path))
-
-
-class DriverLock:
-    """One driver a results folder. The system drops the lock with the process that held it, so a killed driver leaves none behind."""
-
-    def __init__(self, folder: str | os.PathLike[str]) -> None:
-        self.path = Path(folder) / ".driver"
-        self._file = -1
-
-    def __enter__(self) -> Self:
-        file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
-        deadline = time.monotonic() + ORPHAN_SECONDS
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except OSError as error:
-                holder = self.holder()
-                if holder is None and time.monotonic() < deadline:
-                    time.sleep(0.1)
-                    continue
-                os.close(file)
-                raise StudyError(
-                    f"{self.path.parent} is in use by another search ({holder or 'unknown'}); wait for it or stop it"
-                ) from error
-        os.ftruncate(file, 0)
-        os.pwrite(file, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
-        self._file = file
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self._file >= 0:
-            os.ftruncate(self._file, 0)
-            os.close(self._file)
-            self._file = -1
-
-    def holder(self) -> str | None:
-        """``process 123 on host`` of the driver that holds the folder; None where nobody does or it is known to be gone. Only reads."""
-        text = ""
-        with contextlib.suppress(OSError):
-            text = self.path.read_text(encoding="utf-8").strip()
-        words = text.split()
-        if len(words) == 4 and words[1].isdigit() and words[3] == socket.gethostname() and not alive(int(words[1])):
-            return None
-        return text or None
-
-
-def alive(process: int) -> bool:
-    """Whether a process of this machine runs."""
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

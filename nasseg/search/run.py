@@ -19,8 +19,8 @@ from nasseg.genes.budget import Budget
 from nasseg.genes.genotype import Genotype
 from nasseg.genes.space import Space
 from nasseg.search.checkpoints import FrontCheckpoints
+from nasseg.search.driver import DriverLock
 from nasseg.search.executor_local import run_local
-from nasseg.search.journal import DriverLock
 from nasseg.search.log import SearchLog
 from nasseg.search.plan import Plan, check_weights, make_plan
 from nasseg.search.resources import Resources

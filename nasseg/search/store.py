@@ -25,7 +25,8 @@ import pyarrow.parquet as pq
 from nasseg.errors import Problem, StudyError, nearest
 from nasseg.files import read_yaml
 from nasseg.genes.genotype import Genotype
-from nasseg.search.journal import DriverLock, read_storage
+from nasseg.search.driver import DriverLock
+from nasseg.search.journal import read_storage
 from nasseg.search.view import COMPLETE, RUNNING, WAITING, StudyView, TrialView, load_optuna, view_trials
 
 PARQUET = "results.parquet"

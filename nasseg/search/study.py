@@ -55,7 +55,7 @@ STARTS = 10
 
 
 class Study:
-    """Proposes trials and takes their results. One driver at a time (:class:`nasseg.search.journal.DriverLock`).
+    """Proposes trials and takes their results. One driver at a time (:class:`nasseg.search.driver.DriverLock`).
 
     ``trials`` counts trained ones, complete or failed; rejects and duplicates cost nothing and are not counted. Opening a study that was
     interrupted requeues its running trials. Raises :class:`nasseg.errors.BudgetError` before anything is written if no genotype fits.

@@ -60,7 +60,7 @@ def test_search_and_show(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_show_says_that_a_search_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from nasseg.search.journal import DriverLock  # noqa: PLC0415  # for this test alone
+    from nasseg.search.driver import DriverLock  # noqa: PLC0415  # for this test alone
 
     out = tmp_path / "first"
     run(search(out, trials=1))

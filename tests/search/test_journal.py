@@ -2,9 +2,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import optuna
@@ -13,7 +10,7 @@ from optuna.trial import TrialState
 
 from nasseg.errors import StudyError
 from nasseg.search import journal
-from nasseg.search.journal import DriverLock, Journal, JournalReader, is_whole, open_storage, read_storage, repair, seal
+from nasseg.search.journal import Journal, JournalReader, is_whole, open_storage, read_storage, repair, seal
 
 
 def study_in(folder: Path, trials: int = 3) -> Path:
@@ -159,48 +156,6 @@ def test_is_whole() -> None:
     sealed = seal({"op_code": 6, "values": [55.25]}, 3)
     assert is_whole(sealed)
     assert not is_whole(sealed.replace(b"55.25", b"45.25"))
-
-
-def test_driver_lock_keeps_a_second_driver_out(tmp_path: Path) -> None:
-    with DriverLock(tmp_path) as lock:
-        assert lock.holder() == f"process {os.getpid()} on {socket.gethostname()}"
-        with pytest.raises(StudyError, match=rf"is in use by another search \(process {os.getpid()} on"), DriverLock(tmp_path):
-            pass
-    with DriverLock(tmp_path):
-        pass
-    assert DriverLock(tmp_path).holder() is None
-
-
-def test_driver_lock_of_a_killed_driver_is_free(tmp_path: Path) -> None:
-    code = (
-        "import os, signal, sys; from nasseg.search.journal import DriverLock; DriverLock(sys.argv[1]).__enter__(); "
-        "os.kill(os.getpid(), signal.SIGKILL)"
-    )
-    assert subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False).returncode == -9
-    assert (tmp_path / ".driver").read_text().startswith("process ")
-    assert DriverLock(tmp_path).holder() is None
-    with DriverLock(tmp_path):
-        pass
-
-
-def test_driver_lock_waits_for_orphans_of_a_dead_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with DriverLock(tmp_path) as held:
-        held.path.write_text(f"process 999999999 on {socket.gethostname()}\n")
-        naps: list[float] = []
-
-        def nap(seconds: float) -> None:
-            naps.append(seconds)
-            held.__exit__(None, None, None)
-
-        monkeypatch.setattr(journal.time, "sleep", nap)
-        with DriverLock(tmp_path):
-            assert naps == [0.1]
-
-
-def test_alive() -> None:
-    assert journal.alive(os.getpid())
-    assert journal.alive(1)
-    assert not journal.alive(999_999_999)
 
 
 def test_journal_survives_short_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -140,7 +140,7 @@ def test_folders_that_are_something_else(tmp_path: Path) -> None:
         plan.earlier()
     (tmp_path / "out").unlink()
     (tmp_path / "out").mkdir()
-    for leftover in (".driver", ".study.yaml.x1", "search.log"):
+    for leftover in (".driver", ".driver.lock", ".study.yaml.x1", "search.log"):
         (tmp_path / "out" / leftover).write_text("")
     assert plan.earlier() is None
     (tmp_path / "out" / "thesis.tex").write_text("")

@@ -43,7 +43,14 @@ def test_a_search_from_beginning_to_end(tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert view.count("complete") == 5
     assert view.path == out
-    assert sorted(p.name for p in out.iterdir()) == [".driver", "checkpoints", "journal.log", "results.parquet", "search.log", "study.yaml"]
+    assert sorted(p.name for p in out.iterdir()) == [
+        ".driver.lock",
+        "checkpoints",
+        "journal.log",
+        "results.parquet",
+        "search.log",
+        "study.yaml",
+    ]
     assert pq.read_table(out / "results.parquet").num_rows == len(view.trials)
     assert {p.name for p in (out / "checkpoints").iterdir()} == {str(t.number) for t in view.front}
     for trial in view.front:
