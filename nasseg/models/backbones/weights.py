@@ -2,57 +2,26 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from timm.models import adapt_input_conv
 from torch import Tensor
 
 from nasseg.errors import WeightsError
 from nasseg.files import read_json_or_none
 from nasseg.models.backbones.contract import Backbone
-
-PICKLED = (".pth", ".pt", ".bin", ".ckpt", ".tar")
-_INNER = ("state_dict_ema", "model_ema", "state_dict", "model")  # where training scripts put the tensors, averaged ones first
-_WRAPPERS = ("module.", "_orig_mod.")
+from nasseg.models.checkpoint_file import read_checkpoint
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
-    """The tensors of a ``.safetensors`` file, or of a PyTorch checkpoint read with ``weights_only=True``.
+    """A file's tensors (:func:`nasseg.models.checkpoint_file.read_checkpoint`); of a whole segmentation network only its ``backbone.``.
 
-    A checkpoint's ``state_dict`` (or ``model``, averaged weights first) is taken; wrappers' prefixes are stripped; where the file holds a
-    whole segmentation network, only its ``backbone.`` remains. Raises :class:`WeightsError`.
+    Raises :class:`WeightsError`.
     """
-    file = Path(path)
-    if not file.exists():
-        raise WeightsError(f"{path}: no such weights file")
-    if file.is_dir():
-        inside = sorted(child.name for child in file.iterdir() if child.suffix in (".safetensors", *PICKLED))
-        hint = f", such as {inside[0]}" if inside else ""
-        raise WeightsError(f"{path}: is a folder; name a weights file in it{hint}")
-    if file.suffix == ".safetensors":
-        try:
-            tensors: Any = load_file(file)
-        except (SafetensorError, OSError) as error:
-            raise WeightsError(f"{path}: not readable as safetensors: {error}") from error
-    elif file.suffix in PICKLED:
-        try:
-            tensors = torch.load(file, map_location="cpu", weights_only=True)
-        except pickle.UnpicklingError as error:
-            raise WeightsError(
-                f"{path}: holds more than tensors, and loading it could run foreign code; save its state_dict alone, best as safetensors"
-            ) from error
-        except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
-            raise WeightsError(f"{path}: not readable as a PyTorch checkpoint: {str(error).splitlines()[0]}") from error
-    else:
-        ending = file.suffix or "no ending"
-        raise WeightsError(f"{path}: weights are read from files that end in .safetensors, {', '.join(PICKLED)}, not in {ending}")
-    return _unwrapped(tensors, path)
+    found = read_checkpoint(path).tensors
+    inside = {key.removeprefix("backbone."): value for key, value in found.items() if key.startswith("backbone.")}
+    return inside or found
 
 
 def load_weights(backbone: Backbone, path: str | Path, rivals: Callable[[], Iterable[Backbone]] | None = None) -> None:
@@ -87,21 +56,6 @@ def _adapted(backbone: Backbone, path: str | Path, weight: Tensor) -> Tensor:
             f"{path}: {backbone.name} cannot take its three-channel weights with {backbone.in_chans} input channels"
         ) from error
     return adapted
-
-
-def _unwrapped(tensors: Any, path: str | Path) -> dict[str, Tensor]:
-    for inner in _INNER:
-        if isinstance(tensors, Mapping) and isinstance(tensors.get(inner), Mapping):
-            tensors = tensors[inner]
-            break
-    found = {str(key): value for key, value in tensors.items() if isinstance(value, Tensor)} if isinstance(tensors, Mapping) else {}
-    if not found:
-        raise WeightsError(f"{path}: holds no named tensors")
-    for wrapper in (*_WRAPPERS, *_WRAPPERS):
-        if all(key.startswith(wrapper) for key in found):
-            found = {key.removeprefix(wrapper): value for key, value in found.items()}
-    inside = {key.removeprefix("backbone."): value for key, value in found.items() if key.startswith("backbone.")}
-    return inside or found
 
 
 def _refusal(

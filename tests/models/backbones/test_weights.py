@@ -162,12 +162,6 @@ def test_files_that_are_no_weights(tmp_path: Path) -> None:
         read_weights(tmp_path / "list.pth")
 
 
-def test_foreign_code_is_never_unpickled(tmp_path: Path) -> None:
-    torch.save({"state_dict": {"a": torch.zeros(1)}, "trick": Path("x")}, tmp_path / "trick.pth")
-    with pytest.raises(WeightsError, match=r"trick.pth: holds more than tensors, and loading it could run foreign code"):
-        read_weights(tmp_path / "trick.pth")
-
-
 @pytest.mark.shared
 @pytest.mark.parametrize(
     ("name", "file"),
