@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nasseg.errors import ConfigError
@@ -32,7 +33,7 @@ SMALL: dict[str, Any] = {"fusion_width": 16, "heads": 2, "ffn": 1, "rank": 2}
 
 
 class TinyBackbone(nn.Module):
-    """Four maps of ``channels`` at strides 4, 8, 16, 32, one convolution each: fast, and every pixel counts."""
+    """Four maps of ``channels`` at strides 4, 8, 16, 32, one convolution each: fast, and every pixel counts. Sizes round up."""
 
     def __init__(self, channels: Sequence[int] = CHANNELS, in_chans: int = 3) -> None:
         super().__init__()
@@ -40,7 +41,11 @@ class TinyBackbone(nn.Module):
         self.convs = nn.ModuleList(nn.Conv2d(in_chans, c, s, stride=s) for c, s in zip(channels, STRIDES, strict=True))
 
     def forward(self, x_BCHW: Tensor) -> tuple[Tensor, ...]:
-        return tuple(conv(x_BCHW) for conv in self.convs)
+        height, width = x_BCHW.shape[2:]
+        return tuple(
+            conv(F.pad(x_BCHW, (0, -width % s, 0, -height % s)) if height % s or width % s else x_BCHW)
+            for conv, s in zip(self.convs, STRIDES, strict=True)
+        )
 
 
 def tiny_model(genotype: Genotype, classes: int = 3, channels: Sequence[int] = CHANNELS) -> SegModel:

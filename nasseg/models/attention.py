@@ -82,10 +82,10 @@ class OwnAttention(TwoForms):
     ``shared``: other stages reuse the map. As written it is computed in the open, unless it is of full width and nobody else's.
     """
 
-    def __init__(self, channels: int, stride: int, mixing: Mixing, *, heads: int, rank: int | str, query_pool: int, shared: bool) -> None:
+    def __init__(self, channels: int, mixing: Mixing, *, heads: int, rank: int | str, query_pool: int, shared: bool) -> None:
         super().__init__()
         width = channels if rank == "full" else heads * int(rank)
-        self.heads, self.stride, self.query_pool = heads, stride, query_pool
+        self.heads, self.query_pool = heads, query_pool
         self.scale = (channels / heads) ** -0.5
         self.shared, self.full = shared, rank == "full"
         self.norm = ChannelNorm(channels)
@@ -101,7 +101,7 @@ class OwnAttention(TwoForms):
         """Stage map and pooled inputs → the residual (B, c, H, W), and the map if other stages reuse it."""
         q_BCgg = self.norm(x_BCHW)
         if self.query_conv is not None and self.query_norm is not None:
-            q_BCgg = F.gelu(self.query_norm(self.query_conv(block_mean(q_BCgg, self.query_pool, self.stride))))
+            q_BCgg = F.gelu(self.query_norm(self.query_conv(block_mean(q_BCgg, self.query_pool))))
         grid = (q_BCgg.shape[2], q_BCgg.shape[3])
         y_BMT = self.mixing(pooled)
         q_BhNr = split_heads(self.query(to_tokens(q_BCgg)), self.heads)

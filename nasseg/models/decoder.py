@@ -44,7 +44,6 @@ class Stage(nn.Module):
             else:
                 self.attention = OwnAttention(
                     width,
-                    STRIDES[number - 1],
                     mixing,
                     heads=heads,
                     rank=genes.rank,
@@ -94,7 +93,7 @@ class Decoder(nn.Module):
         self.fusion = Fusion(genotype.fusion, widths, genotype.fusion_width, num_classes, project=genotype.project, dropout=dropout)
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
-        """Maps (B, c_i, H/s_i, W/s_i) with H and W multiples of 32 → logits (B, K, H/s, W/s), s the fusion stride."""
+        """Maps (B, c_i, ceil(H/s_i), ceil(W/s_i)) → logits (B, K, ceil(H/s), ceil(W/s)), s the fusion stride."""
         maps = dict(zip(STAGES, map(channels_last, features), strict=True))
         pooled: dict[tuple[int, int], Tensor] = {}
         handed_on: dict[int, AttentionMap] = {}
@@ -104,7 +103,7 @@ class Decoder(nn.Module):
             for j, ratio in stage.pools:
                 # Several stages read one map on one grid: it is pooled once.
                 if (j, ratio) not in pooled:
-                    pooled[j, ratio] = block_mean(maps[j], ratio, STRIDES[j - 1])
+                    pooled[j, ratio] = block_mean(maps[j], ratio)
             source = handed_on[stage.source] if stage.source is not None else None
             maps[number], own = stage(maps[number], [pooled[at] for at in stage.pools], source)
             if own is not None:

@@ -17,7 +17,7 @@ from timm.layers import DropPath
 from torch import Tensor, nn
 
 PAD_MULTIPLE = 32
-"""Inputs are padded to a multiple of this, so every stage map divides evenly down to the deepest one."""
+"""Unless a network is made otherwise, inputs are padded to a multiple of this: every map then divides evenly down to the deepest one."""
 BAND = 2**21
 """Bytes of an intermediate map that is taken in bands (:func:`bands`). From 1 to 4 MiB it makes no difference on a core with 1 MiB of its
 own and 32 MiB shared."""
@@ -172,15 +172,17 @@ def in_bands(parts: Iterable[Tensor], rows: Iterable[tuple[int, int]], height: i
     return out_BCHW
 
 
-def block_mean(x_BCHW: Tensor, ratio: int, stride: int) -> Tensor:
-    """Average pooling with kernel = step = ``ratio`` of a map of stride ``stride``: BCHW → B C ceil(H/ratio) ceil(W/ratio).
+def block_mean(x_BCHW: Tensor, ratio: int) -> Tensor:
+    """Average pooling with kernel = step = ``ratio``: BCHW → B C ceil(H/ratio) ceil(W/ratio).
 
-    Windows that reach over the edge average over the pixels they have. They exist only where ``stride · ratio`` is more than the multiple
-    that inputs are padded to.
+    A window that reaches over the edge is the mean of the pixels it has: ``AvgPool2d(ceil_mode=True)``, as in U-MixFormer's code. So maps
+    of ceil(H/s) rows come to one grid whatever their strides s. FeedFormer and MetaSeg leave such windows out (``ceil_mode=False``), and
+    bring images to sizes that have none.
     """
     if ratio == 1:
         return x_BCHW
-    return F.avg_pool2d(x_BCHW, ratio, ratio, ceil_mode=stride * ratio > PAD_MULTIPLE)
+    partial = x_BCHW.shape[2] % ratio != 0 or x_BCHW.shape[3] % ratio != 0
+    return F.avg_pool2d(x_BCHW, ratio, ratio, ceil_mode=partial)
 
 
 def init_block(modules: Iterable[nn.Module]) -> None:

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from nasseg.errors import ConfigError, Problem
 from nasseg.genes.genotype import Genotype
 from nasseg.models.auxiliary import MAP, AuxiliaryHead
-from nasseg.models.backbones.registry import create_backbone, describe_backbone
+from nasseg.models.backbones.contract import Backbone
+from nasseg.models.backbones.registry import check_unpadded, create_backbone, describe_backbone
 from nasseg.models.decoder import Decoder
 from nasseg.models.ops import PAD_MULTIPLE, channels_last
 
@@ -18,21 +19,44 @@ from nasseg.models.ops import PAD_MULTIPLE, channels_last
 class SegModel(nn.Module):
     """Images to logits. Made by :func:`build`.
 
-    Input is (B, in_chans, H, W), already normalised with ``backbone.mean`` and ``backbone.std``, of any size from 1×1: it is padded with
-    zeros at the right and bottom to a multiple of 32, and what comes out is cropped.
+    Input is (B, in_chans, H, W), already normalised with ``backbone.mean`` and ``backbone.std``. ``pad_multiple`` says what becomes of
+    sides that are no multiples of 32, and may be set at any time:
+
+    * 32, or a multiple of it: the image, of any size from 1×1, is padded with zeros (the mean colour) at the right and bottom to a multiple
+      of ``pad_multiple``, and what comes out is cropped: mmsegmentation's ``SegDataPreProcessor(test_cfg=dict(size_divisor=32))``.
+    * 1: the network runs on the image as it is, from 32×32, and its maps have ceil(H/s) × ceil(W/s) positions: what the published SegFormer
+      does in Hugging Face's and mmsegmentation's code. The logits then cover the image exactly, with cells of H/ceil(H/s) pixels.
+
+    At multiples of 32 all are the same function. Costs are counted at the size rounded up to a multiple of 32, whatever this says.
     """
 
-    def __init__(self, genotype: Genotype, backbone: nn.Module, decoder: Decoder) -> None:
+    def __init__(self, genotype: Genotype, backbone: nn.Module, decoder: Decoder, *, pad_multiple: int = PAD_MULTIPLE) -> None:
         super().__init__()
         self.genotype = genotype
         self.num_classes = decoder.num_classes
         self.stride = genotype.fusion_stride
         self.backbone = backbone
         self.decoder = decoder
+        self.pad_multiple = pad_multiple
         # A head for training alone (:meth:`add_auxiliary`).
         self.auxiliary: AuxiliaryHead | None = None
         # What a bundle says of pixels and classes; set by nasseg.export.bundle.load_bundle.
         self.preprocessing: dict[str, Any] | None = None
+
+    @property
+    def pad_multiple(self) -> int:
+        """See the class."""
+        return self._pad_multiple
+
+    @pad_multiple.setter
+    def pad_multiple(self, multiple: int) -> None:
+        if multiple != 1 and (multiple < 1 or multiple % PAD_MULTIPLE):
+            legal = max(1, round(multiple / PAD_MULTIPLE)) * PAD_MULTIPLE
+            rule = f"must be 1 (images as they are) or a multiple of {PAD_MULTIPLE}"
+            raise ConfigError(Problem("build", "pad_multiple", rule, multiple, legal))
+        if multiple == 1 and isinstance(self.backbone, Backbone):
+            check_unpadded(self.backbone.name, self.backbone.in_chans)
+        self._pad_multiple = multiple
 
     def add_auxiliary(self) -> None:
         """Put a second head beside the decoder, for training: see :meth:`forward`. In eval mode the network stays what it is."""
@@ -42,7 +66,7 @@ class SegModel(nn.Module):
     def forward(self, x_BCHW: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         """Logits (B, K, ceil(H/s), ceil(W/s)) with s = ``stride``.
 
-        In training mode, with an auxiliary head, a pair: those, and the head's logits at stride 16, of the image padded to multiples of 32.
+        In training mode, with an auxiliary head, a pair: those, and the head's logits at stride 16, of the padded image.
         """
         height, width = x_BCHW.shape[2], x_BCHW.shape[3]
         features = self._features(x_BCHW)
@@ -54,12 +78,12 @@ class SegModel(nn.Module):
         """Logits at the size of the input: (B, K, H, W), bilinear with ``align_corners=False`` over the padded image, then cropped."""
         height, width = x_BCHW.shape[2], x_BCHW.shape[3]
         logits_BKhw: Tensor = self.decoder(self._features(x_BCHW))
-        size = (logits_BKhw.shape[2] * self.stride, logits_BKhw.shape[3] * self.stride)
+        size = (height + -height % self.pad_multiple, width + -width % self.pad_multiple)
         return F.interpolate(logits_BKhw, size=size, mode="bilinear", align_corners=False)[:, :, :height, :width]
 
     def _features(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The backbone's maps of the padded image."""
-        below, right = -x_BCHW.shape[2] % PAD_MULTIPLE, -x_BCHW.shape[3] % PAD_MULTIPLE
+        below, right = -x_BCHW.shape[2] % self.pad_multiple, -x_BCHW.shape[3] % self.pad_multiple
         if below or right:
             x_BCHW = F.pad(x_BCHW, (0, right, 0, below))
         # The image is the smallest map there is; with its channels last, so come all that follow, and no layout changes on the way.
@@ -76,16 +100,19 @@ def build(
     in_chans: int = 3,
     drop_path: float = 0.0,
     dropout: float = 0.0,
+    pad_multiple: int = PAD_MULTIPLE,
 ) -> SegModel:
     """The network of a genotype.
 
     ``pretrained`` fetches the backbone's published weights, ``weights`` reads them from a local file. ``drop_path`` is the stochastic depth
     of every decoder residual, and of the backbone where that has residuals to drop (``BackboneSpec.supports_drop_path``; VGG, say, has
-    none). ``dropout`` is the channel dropout before the classifier. Initialisation of the decoder:
+    none). ``dropout`` is the channel dropout before the classifier. ``pad_multiple`` is what inputs are padded to, 1 for not at all
+    (:class:`SegModel`). Initialisation of the decoder:
     :func:`nasseg.models.ops.init_block` for the stages, :func:`nasseg.models.ops.init_head` for the fusion.
 
     Raises :class:`ConfigError` for a genotype without a backbone and for numbers out of range, :class:`BackboneError` for a backbone that
-    is unknown or breaks the four-stage contract, :class:`WeightsError` for a file that does not belong to it.
+    is unknown, breaks the four-stage contract, or does not run unpadded where it is to, :class:`WeightsError` for a file that does not
+    belong to it.
     """
     problems = []
     if genotype.backbone is None:
@@ -109,4 +136,4 @@ def build(
         drop_path=drop_path if describe_backbone(genotype.backbone, in_chans).supports_drop_path else 0.0,
     )
     decoder = Decoder(genotype, backbone.channels, num_classes, drop_path=drop_path, dropout=dropout)
-    return SegModel(genotype, backbone, decoder)
+    return SegModel(genotype, backbone, decoder, pad_multiple=pad_multiple)

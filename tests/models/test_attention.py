@@ -17,7 +17,7 @@ T = 24
 
 def own(heads: int, rank: int | str, *, query_pool: int = 1, shared: bool = False, channels: int = 40) -> OwnAttention:
     mixing = Mixing({3: 16, 4: 8}, [3], True)
-    made = OwnAttention(channels, 8, mixing, heads=heads, rank=rank, query_pool=query_pool, shared=shared)
+    made = OwnAttention(channels, mixing, heads=heads, rank=rank, query_pool=query_pool, shared=shared)
     return fill(made).eval()
 
 

@@ -6,7 +6,7 @@ Shapes: B images, C channels, H × W pixels.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -102,7 +102,7 @@ class Backbone(nn.Module, ABC):
 
     @abstractmethod
     def maps(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The four maps, (B, channels[i], H / strides[i], W / strides[i])."""
+        """The four maps, (B, channels[i], ceil(H / strides[i]), ceil(W / strides[i]))."""
 
     @abstractmethod
     def rename(self, tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], set[str]]:
@@ -115,19 +115,32 @@ class Backbone(nn.Module, ABC):
         """State-dict names of the weights that see the input image: those that change shape with ``in_chans``."""
 
     def forward(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """(B, in_chans, H, W), already normalised → four maps. Raises :class:`BackboneError` unless H and W are multiples of 32."""
+        """(B, in_chans, H, W), already normalised → four maps (B, channels[i], ceil(H / strides[i]), ceil(W / strides[i])).
+
+        Every backbone takes multiples of 32; those that pass :func:`nasseg.models.backbones.registry.check_unpadded` take any size from
+        32×32. Raises :class:`BackboneError` for another image.
+        """
         channels, height, width = x_BCHW.shape[1:]
         if channels != self.spec.in_chans:
             raise BackboneError(f"{self.name} was built for {self.spec.in_chans} input channels, the image has {channels}")
-        if height % 32 or width % 32:
-            raise BackboneError(f"{self.name} takes heights and widths that are multiples of 32, not {height}x{width}: pad the image first")
+        if min(height, width) < 32:
+            raise BackboneError(f"{self.name} takes heights and widths from 32, not {height}x{width}: pad the image to multiples of 32")
         if self.spec.size is not None and (height, width) != self.spec.size:
             fixed = "x".join(map(str, self.spec.size))
             raise BackboneError(
                 f"{self.name} takes images of {fixed} only, not {height}x{width}; "
                 f"its name can carry another size: {self.name.partition('?')[0]}?img_size={height}x{width}"
             )
-        return self.maps(x_BCHW)
+        maps = self.maps(x_BCHW)
+        if height % 32 or width % 32:
+            due = [(-(-height // stride), -(-width // stride)) for stride in STRIDES]
+            got = [(map_BCHW.shape[2], map_BCHW.shape[3]) for map_BCHW in maps]
+            if got != due:
+                raise BackboneError(
+                    f"{self.name} gives maps of {_sizes(got)} for an image of {height}x{width}, where rounding up gives {_sizes(due)}: "
+                    "pad the image to multiples of 32"
+                )
+        return maps
 
     def freeze(self) -> Self:
         """From now on no parameter learns, and batch norms and drop path run as in eval, also after ``train()``."""
@@ -160,6 +173,10 @@ def channel_statistics(values: tuple[float, ...], in_chans: int) -> tuple[float,
     if in_chans == 1:
         return (sum(values) / len(values),)
     return tuple(values[i % len(values)] for i in range(in_chans))
+
+
+def _sizes(sizes: Sequence[tuple[int, int]]) -> str:
+    return ", ".join(f"{height}x{width}" for height, width in sizes)
 
 
 def _list(numbers: tuple[int, ...]) -> str:

@@ -43,6 +43,8 @@ _RESERVED = frozenset(
 
 
 PADDINGS = ("symmetric", "same", "valid")
+ODD_SIZES = ((33, 63), (47, 34), (36, 40), (56, 49))
+"""Images on which a backbone shows whether it rounds the sizes of its maps up: the sides leave 1, 2, 4, 8, 15, 17, 24 and 31 over 32."""
 
 
 def suggested() -> tuple[str, ...]:
@@ -138,6 +140,26 @@ def describe_backbone(name: str, in_chans: int = 3) -> BackboneSpec:
         mean=_statistics(name, "mean", arguments, spec.mean),
         std=_statistics(name, "std", arguments, spec.std),
     )
+
+
+@lru_cache(maxsize=512)
+def check_unpadded(name: str, in_chans: int = 3) -> None:
+    """Whether a backbone runs on images whose sides are no multiples of 32, with maps of ceil(H/s) × ceil(W/s) positions.
+
+    Our own do at any size from 32×32. timm's are tried on the meta device at :data:`ODD_SIZES`: networks whose convolutions pad their input
+    do, those that cut it into patches drop what is left at the edge. Raises :class:`BackboneError` for those, and for networks of one size.
+    """
+    architecture, _ = parse_name(name)
+    if architecture in BUILTIN:
+        return
+    with torch.device("meta"):
+        backbone = create_backbone(name, in_chans=in_chans).eval()
+        for size in ODD_SIZES:
+            try:
+                backbone(torch.empty(1, in_chans, *size))
+            except Exception as error:  # ours, or a model's own assertions
+                reason = " ".join(str(error).split()) or type(error).__name__
+                raise BackboneError(f"{name} does not run unpadded, take pad_multiple 32: {reason[:200]}") from error
 
 
 def _own_spec(architecture: str, name: str, arguments: tuple[tuple[str, Any], ...], in_chans: int) -> BackboneSpec:

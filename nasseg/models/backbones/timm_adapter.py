@@ -72,12 +72,13 @@ class TimmBackbone(Backbone):
         A model whose windows need more than multiples of 32 sees the image with zeros at the right and bottom; the maps are cropped again.
         """
         height, width = x_BCHW.shape[2:]
-        below, right = -height % self.spec.multiple, -width % self.spec.multiple
+        multiple = self.spec.multiple if self.spec.multiple > STRIDES[-1] else 1
+        below, right = -height % multiple, -width % multiple
         out: list[Tensor] = self.body(F.pad(x_BCHW, (0, right, 0, below)) if below or right else x_BCHW)
         if self.channels_last_out:
             out = [x_BHWC.permute(0, 3, 1, 2) for x_BHWC in out]
         if below or right:
-            out = [map_BCHW[:, :, : height // stride, : width // stride] for map_BCHW, stride in zip(out, STRIDES, strict=True)]
+            out = [map_BCHW[:, :, : -(-height // stride), : -(-width // stride)] for map_BCHW, stride in zip(out, STRIDES, strict=True)]
         return out[0], out[1], out[2], out[3]
 
     def rename(self, tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], set[str]]:

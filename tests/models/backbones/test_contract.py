@@ -75,7 +75,12 @@ def test_a_fixed_size_is_a_multiple_of_32() -> None:
 def test_images_that_do_not_fit_are_refused() -> None:
     with pytest.raises(BackboneError, match="plain was built for 3 input channels, the image has 4"):
         Plain()(image(channels=4))
-    with pytest.raises(BackboneError, match="plain takes heights and widths that are multiples of 32, not 64x100: pad the image first"):
+    with pytest.raises(BackboneError, match="plain takes heights and widths from 32, not 64x31: pad the image to multiples of 32"):
+        Plain()(image((64, 31)))
+    # Its averages leave out what is left at the edge.
+    with pytest.raises(
+        BackboneError, match="plain gives maps of 16x25, 8x12, 4x6, 2x3 for an image of 64x100, where rounding up gives 16x25, 8x13"
+    ):
         Plain()(image((64, 100)))
     fixed = Plain(replace(SPEC, size=(64, 64)))
     assert fixed(image((64, 64)))[3].shape == (2, 5, 2, 2)

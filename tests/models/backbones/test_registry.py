@@ -9,7 +9,15 @@ import torch
 from nasseg.errors import BackboneError, WeightsError
 from nasseg.models.backbones.mit import MiT
 from nasseg.models.backbones.mscan import MSCAN
-from nasseg.models.backbones.registry import BUILTIN, canonical_name, create_backbone, describe_backbone, parse_name, suggested
+from nasseg.models.backbones.registry import (
+    BUILTIN,
+    canonical_name,
+    check_unpadded,
+    create_backbone,
+    describe_backbone,
+    parse_name,
+    suggested,
+)
 from nasseg.models.backbones.timm_adapter import TimmBackbone
 
 
@@ -136,3 +144,29 @@ def test_weights_come_from_one_place() -> None:
         create_backbone("mit_b0", pretrained=True, weights="x.safetensors")
     with pytest.raises(WeightsError, match=r"timm's hub has no weights for mit_b0: download a published checkpoint .* --weights PATH"):
         create_backbone("mit_b0", pretrained=True)
+
+
+@pytest.mark.parametrize("name", ["mit_b0", "mscan_t", "resnet18", "mobilenetv2_100", "mobilenetv2_100?pad_type=same", "mobilevitv2_050"])
+def test_backbones_that_pad_their_convolutions_run_unpadded(name: str) -> None:
+    check_unpadded(name)
+    backbone = create_backbone(name).eval()
+    with torch.no_grad():
+        maps = backbone(torch.zeros(1, 3, 45, 77))
+    assert [tuple(one.shape[1:]) for one in maps] == [
+        (c, -(-45 // s), -(-77 // s)) for c, s in zip(backbone.channels, (4, 8, 16, 32), strict=True)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        (
+            "convnext_atto",
+            "convnext_atto gives maps of 8x15, 4x7, 2x3, 1x1 for an image of 33x63, where rounding up gives 9x16, 5x8, 3x4, 2x2",
+        ),
+        ("hiera_tiny_224", "hiera_tiny_224 takes images of 224x224 only"),
+    ],
+)
+def test_backbones_that_cut_their_image_into_patches_do_not(name: str, reason: str) -> None:
+    with pytest.raises(BackboneError, match=f"{name} does not run unpadded, take pad_multiple 32: {reason}"):
+        check_unpadded(name)
