@@ -19,7 +19,7 @@ from nasseg.cli.options import SIZE, parse_sets, split_sets
 from nasseg.cli.run_view import RunView, protocol_line, result_table, stop_switch
 from nasseg.cli.target import Asked, trial_of
 from nasseg.errors import ConfigError, NassegError, Problem, TrainingFailed, nearest
-from nasseg.search.cluster import ENVIRONMENT, check_room, session
+from nasseg.search.cluster import ENVIRONMENT, check_room, node_resources, session
 from nasseg.search.resources import EXECUTORS, Resources
 from nasseg.training.distributed import World, joined, speaks
 from nasseg.training.rundir import CURVES, LOG, RunDir
@@ -84,7 +84,7 @@ class Crew:
             # Ray has put its own in their place.
             for number, handler in ours.items():
                 signal.signal(number, handler)
-            check_room(ray.cluster_resources(), Resources(cpus=self.workers, gpus=self.gpus * self.workers))
+            check_room(node_resources(ray), cpus=1.0, gpus=self.gpus, count=self.workers, what="processes")
             return fit(run, workers=self.workers, gpus=self.gpus, storage=folder / "train", report=report)
 
 

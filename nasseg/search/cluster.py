@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import shutil
 import socket
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,7 @@ def run_ray(
     from nasseg.search.searcher import LOST, LostWorkers, StudySearcher, TrialRunner  # noqa: PLC0415
 
     with session(ray, resources) as folder:
-        check_room(ray.cluster_resources(), resources)
+        check_room(node_resources(ray), cpus=resources.cpus, gpus=resources.gpus)
         searcher = StudySearcher(study, progress)
         needs: dict[str, float] = {"cpu": resources.cpus}
         if resources.gpus:
@@ -76,6 +77,8 @@ def run_ray(
                 name="search",
                 storage_path=str(folder / "tune"),
                 failure_config=tune.FailureConfig(max_failures=LOST - 1),
+                # Tune would look for a checkpoint of its own under the driver's storage_path, on the node of the trial, and fail it.
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
                 callbacks=[LostWorkers(searcher, lost)],
                 verbose=0,
             ),
@@ -121,11 +124,41 @@ def knock(address: str) -> None:
         raise StudyError(f"the Ray cluster at {address} cannot be joined: {getattr(error, 'strerror', None) or error}") from error
 
 
-def check_room(available: Mapping[str, float], resources: Resources) -> None:
-    """Raise :class:`StudyError` if not even one trial fits: Tune would wait for ever."""
-    for name, wanted in (("CPU", resources.cpus), ("GPU", resources.gpus)):
-        if wanted > available.get(name, 0.0):
-            raise StudyError(f"one trial asks for {wanted:g} {name}, and Ray has {available.get(name, 0.0):g}")
+def node_resources(ray: Any) -> list[Mapping[str, float]]:
+    """CPUs, GPUs and the like of each node that is alive."""
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def slots(nodes: Sequence[Mapping[str, float]], cpus: float, gpus: float) -> int:
+    """How many requests of this size fit at once. One request lies on one node: nodes are counted one by one, not their sum."""
+    room = [(node.get("CPU", 0.0) // cpus, node.get("GPU", 0.0) // gpus if gpus else math.inf) for node in nodes]
+    return sum(int(min(pair)) for pair in room)
+
+
+def check_room(nodes: Sequence[Mapping[str, float]], *, cpus: float, gpus: float, count: int = 1, what: str = "trials") -> None:
+    """Refuse a request that can never be placed: Ray would wait for ever.
+
+    Args:
+        nodes: resources of each node, as :func:`node_resources` gives them.
+        cpus: CPUs of one request.
+        gpus: GPUs of one request.
+        count: how many of them must be placed at the same time.
+        what: what the requests are called in the message; one trial is the usual one.
+
+    Raises:
+        StudyError: fewer than ``count`` fit; says what the largest node has.
+    """
+    room = slots(nodes, cpus, gpus)
+    if room >= count:
+        return
+    wanted = f"{cpus:g} CPU" + (f" and {gpus:g} GPU" if gpus else "")
+    largest = max(nodes, key=lambda node: (node.get("GPU", 0.0) if gpus else 0.0, node.get("CPU", 0.0)), default={})
+    there = f"{largest.get('CPU', 0.0):g} CPU and {largest.get('GPU', 0.0):g} GPU"
+    of = "Ray's node" if len(nodes) == 1 else f"the largest of {len(nodes)} nodes"
+    many = (
+        f"{count} {what} ask for {wanted} each, and there is room for {room}" if count > 1 else f"one trial asks for {wanted} on one node"
+    )
+    raise StudyError(f"{many}; {of} has {there}")
 
 
 def short_folder() -> str | None:

@@ -34,6 +34,10 @@ class Resources:
             problems.append(Problem("", "--cpus-per-trial", "must be above 0", self.cpus, 1))
         if self.gpus < 0:
             problems.append(Problem("", "--gpus-per-trial", "must not be below 0", self.gpus, 0))
+        if self.gpus > 1 and self.gpus % 1:
+            problems.append(
+                Problem("", "--gpus-per-trial", "must be a whole number above 1, or a share of one GPU", self.gpus, round(self.gpus))
+            )
         if self.address is not None and self.executor != "ray":
             problems.append(Problem("", "--address", "joins a Ray cluster, which the local executor does not use", self.address))
         if self.address is not None and self.address.startswith("ray://"):

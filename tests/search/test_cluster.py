@@ -19,7 +19,7 @@ import pytest
 from nasseg.errors import StudyError
 from nasseg.search import cluster
 from nasseg.search.candidate import Recipe
-from nasseg.search.cluster import ENVIRONMENT, check_room, run_ray, short_folder, sweep_folders
+from nasseg.search.cluster import ENVIRONMENT, check_room, run_ray, short_folder, slots, sweep_folders
 from nasseg.search.resources import Resources
 from tests.kits_store import complete, diary_of, make_study
 
@@ -207,12 +207,17 @@ def test_a_folder_that_cannot_be_written_is_a_reason(tmp_path: Path) -> None:
     assert "NotADirectoryError" in runner.step()[RESULT]
 
 
-def test_room() -> None:
-    check_room({"CPU": 2.0}, Resources(cpus=2.0))
-    with pytest.raises(StudyError, match=r"one trial asks for 0\.5 GPU, and Ray has 0"):
-        check_room({"CPU": 2.0}, Resources(gpus=0.5))
-    with pytest.raises(StudyError, match="one trial asks for 4 CPU, and Ray has 2"):
-        check_room({"CPU": 2.0}, Resources(cpus=4.0))
+def test_room_is_counted_node_by_node() -> None:
+    two = [{"CPU": 2.0, "GPU": 1.0}, {"CPU": 2.0, "GPU": 1.0}, {"memory": 1.0}]
+    assert [slots(two, cpus, gpus) for cpus, gpus in ((1, 0), (0.5, 0.25), (2, 1), (1, 2), (3, 0))] == [4, 8, 2, 0, 0]
+    check_room(two, cpus=2, gpus=1)
+    check_room(two, cpus=1, gpus=1, count=2)
+    with pytest.raises(StudyError, match=r"^one trial asks for 1 CPU and 2 GPU on one node; the largest of 3 nodes has 2 CPU and 1 GPU$"):
+        check_room(two, cpus=1, gpus=2)
+    with pytest.raises(StudyError, match=r"^one trial asks for 4 CPU on one node; Ray's node has 2 CPU and 0 GPU$"):
+        check_room([{"CPU": 2.0}], cpus=4, gpus=0)
+    with pytest.raises(StudyError, match=r"^3 processes ask for 1 CPU and 1 GPU each, and there is room for 2; the largest of 3 nodes"):
+        check_room(two, cpus=1, gpus=1, count=3, what="processes")
 
 
 def test_an_address_nobody_answers_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
