@@ -29,19 +29,26 @@ class NassegError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing wrong with one key: where it stands, what was given, the rule, the nearest legal thing."""
+    """One thing wrong with one key: where it stands, what was given, the rule, the nearest legal thing.
+
+    ``legal`` are all legal names, for a rule that does not list them: they are shown where ``nearest`` is None.
+    """
 
     where: str
     key: str
     rule: str
     given: Any = None
     nearest: Any = None
+    legal: tuple[Any, ...] = ()
 
     def __str__(self) -> str:
         place = ": ".join(part for part in (self.where, self.key) if part)
         given = "" if self.given is None else f" (given {self.given!r})"
-        nearest = "" if self.nearest is None else f"; nearest legal: {self.nearest}"
-        return f"{place}: {self.rule}{given}{nearest}" if place else f"{self.rule}{given}{nearest}"
+        if self.nearest is not None:
+            hint = f"; nearest legal: {self.nearest}"
+        else:
+            hint = f"; legal are {', '.join(map(str, self.legal))}" if self.legal else ""
+        return f"{place}: {self.rule}{given}{hint}" if place else f"{self.rule}{given}{hint}"
 
 
 class ConfigError(NassegError):
@@ -93,9 +100,19 @@ class ExportFailed(RunFailed):
     """An exported program does not agree with the module it came from."""
 
 
+CLOSE = 0.6
+"""Share of the letters of two names that must match in order, 2·matches / letters of both, for one to be a slip for the other."""
+
+
 def nearest(given: object, options: Iterable[Any]) -> Any:
-    """The legal option closest to what was given: by distance for numbers, by spelling for names; None if nothing is close."""
+    """The legal option closest to what was given: by distance for numbers, by spelling for names; None if nothing is close.
+
+    A name is close where letters and order differ little (:data:`CLOSE`), or where it goes on from what was given (``iter``,
+    ``iterations``).
+    """
     choices = list(options)
+    if isinstance(given, (list, tuple)) and len(given) == 1:
+        given = given[0]
     if isinstance(given, (int, float)) and not isinstance(given, bool):
         numbers = [o for o in choices if isinstance(o, (int, float)) and not isinstance(o, bool)]
         if numbers:
@@ -105,5 +122,6 @@ def nearest(given: object, options: Iterable[Any]) -> Any:
     folded = {t.lower(): t for t in by_text}
     if text.lower() in folded:
         return by_text[folded[text.lower()]]
-    close = difflib.get_close_matches(text, list(by_text), n=1, cutoff=0.4)
-    return by_text[close[0]] if close else None
+    close = sorted((t for t in folded if t.startswith(text.lower())), key=len)[:1] if len(text) > 2 else []
+    close = close or difflib.get_close_matches(text.lower(), list(folded), n=1, cutoff=CLOSE)
+    return by_text[folded[close[0]]] if close else None

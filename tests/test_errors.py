@@ -12,6 +12,9 @@ def test_problem_says_where_what_rule_and_nearest() -> None:
     problem = Problem("a.yaml", "stage3.rank", "must be one of 0, 1", 3, 1)
     assert str(problem) == "a.yaml: stage3.rank: must be one of 0, 1 (given 3); nearest legal: 1"
     assert str(Problem("", "", "no data")) == "no data"
+    legal = ("lr", "clip")
+    assert str(Problem("t", "lrr", "no such setting", None, "lr", legal)) == "t: lrr: no such setting; nearest legal: lr"
+    assert str(Problem("t", "fps", "no such setting", 20, None, legal)) == "t: fps: no such setting (given 20); legal are lr, clip"
     assert str(Problem("", "--set", "wants key=value", "x")) == "--set: wants key=value (given 'x')"
 
 
@@ -41,6 +44,13 @@ def test_exit_codes() -> None:
         ("zzz", ("ffn", "lpm"), None),
         (True, (0, 1), None),
         ("fulll", (0, 1, "full"), "full"),
+        # 4 of 9 letters of fps and params stand in the same order, and they have nothing to do with each other.
+        ("fps", ("params", "macs", "macs_fvcore"), None),
+        ("para", ("params", "macs"), "params"),
+        ("iter", ("items", "warmup_iterations", "iterations"), "iterations"),
+        ("latency", ("params", "macs"), None),
+        ("Mitb0", ("mit_b0", "mit_b1"), "mit_b0"),
+        ("", ("params", "macs"), None),
     ],
 )
 def test_nearest(given: object, options: tuple[object, ...], found: object) -> None:

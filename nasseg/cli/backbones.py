@@ -11,6 +11,7 @@ from rich.table import Table
 
 from nasseg.cli.console import wide_console
 from nasseg.cli.options import SIZE
+from nasseg.cli.verb import Verb
 from nasseg.cost.macs import padded
 from nasseg.errors import BackboneError
 from nasseg.models.backbones.registry import BUILTIN, describe_backbone, suggested
@@ -24,7 +25,7 @@ Arguments of the model stand behind a question mark: [bold]mobilenetv2_100?pad_t
 DEFAULT_SIZE = (512, 512)
 
 
-@click.command("backbones")
+@click.command("backbones", cls=Verb)
 @click.argument("name", required=False)
 @click.option("--size", type=SIZE, help="Input height and width for the MACs; 512x512 where a network does not prescribe another.")
 @click.option("--in-chans", type=int, default=3, show_default=True, help="Channels of the input image.")

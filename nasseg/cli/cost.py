@@ -10,6 +10,7 @@ from rich.table import Table
 from nasseg.cli.console import wide_console
 from nasseg.cli.genotypes import read_genotype
 from nasseg.cli.options import SIZE, parse_sets, split_sets
+from nasseg.cli.verb import Verb
 from nasseg.cost.cost import PARTS, Cost
 from nasseg.cost.executed import PANELS, Executed
 from nasseg.errors import ConfigError, Problem
@@ -21,7 +22,7 @@ BAR = 20
 """Width of a whole share bar, in characters."""
 
 
-@click.command("cost")
+@click.command("cost", cls=Verb)
 @click.argument("genotype")
 @click.option("--backbone", help="Encoder; replaces the genotype's.")
 @click.option("--size", type=SIZE, required=True, help="Input height and width in pixels, as 512x1024.")

@@ -15,6 +15,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from nasseg.cli import data_info, data_pack
+from nasseg.cli.verb import VerbGroup
 from nasseg.data.diagnosis import ERROR, Diagnosis, SplitReport
 from nasseg.data.doctor import examine
 from nasseg.data.layouts import open_data
@@ -26,7 +27,7 @@ _BAR = 30  # letters of a bar that stands for all pixels
 _FEW = 500  # pairs below which no progress is shown
 
 
-@click.group(name="data")
+@click.group(name="data", cls=VerbGroup)
 def command() -> None:
     """Know, check, show and pack data sets: a folder, KIND:PATH such as ade20k:PATH, or synthetic."""
 

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from nasseg.cli.console import wide_console
+from nasseg.cli.verb import Verb
 from nasseg.data.dataset import DataSet
 from nasseg.data.folders import LAYOUTS
 from nasseg.data.layouts import NAMED, find_tree, open_data
@@ -22,7 +23,7 @@ _CLASSES = {"camvid": "11, 31 or 32"}
 _FILES = {"ultralytics": "FILE.yaml", "csv": "FILE.csv"}
 
 
-@click.command("info")
+@click.command("info", cls=Verb)
 @click.argument("data", metavar="[PATH|NAME]", required=False)
 @click.option("--json", "as_json", is_flag=True, help="JSON instead of tables.")
 def info(data: str | None, as_json: bool) -> None:

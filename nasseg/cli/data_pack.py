@@ -9,11 +9,12 @@ import click
 from rich.console import Console
 from rich.progress import Progress
 
+from nasseg.cli.verb import Verb
 from nasseg.data.layouts import open_data
 from nasseg.data.pack import ROWS_PER_GROUP, SHARD_MIB, pack
 
 
-@click.command(name="pack")
+@click.command(name="pack", cls=Verb)
 @click.option("--data", required=True, metavar="SPEC", help="What to pack: whatever --data takes elsewhere, settings too.")
 @click.option("--out", required=True, metavar="DIR", help="A new folder.")
 @click.option("--rows-per-group", default=ROWS_PER_GROUP, show_default=True, metavar="N", help="Images that are read at once.")

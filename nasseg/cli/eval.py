@@ -20,6 +20,7 @@ from rich.progress import Progress
 from nasseg.cli.console import wide_console
 from nasseg.cli.options import SIZE
 from nasseg.cli.run_view import protocol_line, result_table
+from nasseg.cli.verb import Verb
 from nasseg.data.layouts import open_data
 from nasseg.errors import BundleError, ConfigError, Problem, nearest
 from nasseg.export.bundle import bundle_predictor
@@ -47,7 +48,7 @@ class Measured:
     data: str | None
 
 
-@click.command("eval")
+@click.command("eval", cls=Verb)
 @click.argument("path")
 @click.option("--data", help="A folder, KIND:PATH (nasseg data info) or synthetic; a run's own where it is left out.")
 @click.option("--split", default="val", show_default=True, help="The split to measure.")

@@ -7,11 +7,12 @@ from rich.console import Console
 from rich.table import Table
 
 from nasseg.cli.console import wide_console
+from nasseg.cli.verb import Verb
 from nasseg.errors import ConfigError, Problem
 from nasseg.export.bundle import IMAGES, Exported, export_run
 
 
-@click.command("export")
+@click.command("export", cls=Verb)
 @click.argument("run")
 @click.option("--out", required=True, help="Folder of the bundle; must be new or empty.")
 @click.option("--force", is_flag=True, help="Replace the bundle that lies there.")

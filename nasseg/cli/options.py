@@ -30,15 +30,23 @@ SIZE = SizeType()
 
 
 def parse_sets(pairs: Iterable[str]) -> dict[str, Any]:
-    """``("stage3.lpm=se", "trainer.lr=1e-3")`` to a mapping; values are YAML scalars or inline lists."""
+    """``("stage3.lpm=se", "trainer.lr=1e-3")`` to a mapping; values are YAML scalars or inline lists.
+
+    Raises :class:`ConfigError` with every pair that is none and every key that is given twice (``train.`` and ``trainer.`` mean the same).
+    """
     out: dict[str, Any] = {}
     problems: list[Problem] = []
+    seen: dict[str, str] = {}
     for pair in pairs:
-        key, equals, text = pair.partition("=")
-        if not equals or not key.strip():
+        key, equals, text = (part.strip() for part in pair.partition("="))
+        if not equals or not key:
             problems.append(Problem("", "--set", "wants key=value", pair, f"{key or 'key'}=value"))
-        else:
-            out[key.strip()] = parse_yaml(text, f"--set {key}") if text.strip() else None
+            continue
+        meant = f"trainer.{key.removeprefix('train.')}" if key.startswith("train.") else key
+        if meant in seen:
+            problems.append(Problem("", f"--set {key}", f"takes one value, and two are given: {seen[meant]}, {text}"))
+        seen[meant] = text
+        out[key] = parse_yaml(text, f"--set {key}") if text else None
     if problems:
         raise ConfigError(problems)
     return out

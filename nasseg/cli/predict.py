@@ -11,6 +11,7 @@ from rich.text import Text
 
 from nasseg.cli.console import wide_console
 from nasseg.cli.options import SIZE
+from nasseg.cli.verb import Verb
 from nasseg.data.layouts import open_data
 from nasseg.data.layouts import original_labels as labels_of
 from nasseg.errors import ConfigError, Problem
@@ -23,7 +24,7 @@ MOST_NAMED = 4
 """Classes a row of the table names."""
 
 
-@click.command("predict")
+@click.command("predict", cls=Verb)
 @click.argument("bundle")
 @click.argument("images", nargs=-1)
 @click.option("--data", help="Draw images of a data set instead, with NAME_truth.png beside them: a folder, KIND:PATH, synthetic.")

@@ -13,6 +13,7 @@ from rich.table import Table
 from nasseg.cli.console import wide_console
 from nasseg.cli.options import SIZE, parse_sets, split_sets
 from nasseg.cli.space_tables import NARROW
+from nasseg.cli.verb import Verb
 from nasseg.cost.cost import Cost
 from nasseg.errors import ConfigError, Problem
 from nasseg.genes.genotype import Genotype
@@ -20,7 +21,7 @@ from nasseg.genes.presets import PRESETS, describe_preset, preset
 from nasseg.models.costing import check_numbers, cost
 
 
-@click.command("presets")
+@click.command("presets", cls=Verb)
 @click.option("--backbone", help="Encoder to cost them on; without one they are listed with their sources.")
 @click.option("--size", type=SIZE, default="512x512", show_default=True, help="Input height and width in pixels.")
 @click.option("--classes", type=int, default=150, show_default=True, help="Number of classes.")

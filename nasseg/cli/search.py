@@ -13,6 +13,7 @@ from rich.console import Console
 from nasseg.cli.console import wide_console
 from nasseg.cli.genotypes import read_genotype
 from nasseg.cli.options import SIZE, parse_sets, split_sets
+from nasseg.cli.verb import Verb
 from nasseg.errors import StudyError
 from nasseg.report.front_plot import save_front
 from nasseg.report.live import SearchScreen
@@ -27,7 +28,7 @@ from nasseg.training.trainer import load_trainer
 INTERRUPTED = 130
 
 
-@click.command("search")
+@click.command("search", cls=Verb)
 @click.argument("space")
 @click.option("--genotype", help="A genotype file or published design that settles the decoder: a study of training settings.")
 @click.option("--data", default="synthetic", show_default=True, help="A folder, KIND:PATH (nasseg data info), or synthetic.")

@@ -7,12 +7,13 @@ import json
 import click
 
 from nasseg.cli.console import wide_console
+from nasseg.cli.verb import Verb
 from nasseg.report.pareto import front_table, summary, trial_table
 from nasseg.search.store import read_study
 from nasseg.search.view import REJECTED
 
 
-@click.command("show")
+@click.command("show", cls=Verb)
 @click.argument("results")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object: trials and front.")
 @click.option("--rejected", is_flag=True, help="List the candidates that were over budget too.")

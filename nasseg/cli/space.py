@@ -13,6 +13,7 @@ from nasseg.cli.console import wide_console
 from nasseg.cli.genotypes import read_genotype
 from nasseg.cli.options import SIZE, parse_sets, split_sets
 from nasseg.cli.space_tables import draw_samples, draw_space, draw_stats, variable_facts
+from nasseg.cli.verb import VerbGroup
 from nasseg.errors import BudgetError, ConfigError, Problem
 from nasseg.files import dump_yaml, write_atomic
 from nasseg.genes.budget import Budget
@@ -47,7 +48,7 @@ def open_space(name: str, backbone: str | None, sets: tuple[str, ...], genotype:
     return space.with_fixed(assignments)
 
 
-@click.group("space")
+@click.group("space", cls=VerbGroup)
 def command() -> None:
     """Show, count and sample a search space: a shipped one by name, or a YAML file."""
 

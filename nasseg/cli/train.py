@@ -18,6 +18,7 @@ from nasseg.cli.console import wide_console
 from nasseg.cli.options import SIZE, parse_sets, split_sets
 from nasseg.cli.run_view import RunView, protocol_line, result_table, stop_switch
 from nasseg.cli.target import Asked, trial_of
+from nasseg.cli.verb import Verb
 from nasseg.errors import ConfigError, NassegError, Problem, TrainingFailed, nearest
 from nasseg.search.cluster import ENVIRONMENT, check_room, node_resources, session
 from nasseg.search.resources import EXECUTORS, Resources
@@ -88,7 +89,7 @@ class Crew:
             return fit(run, workers=self.workers, gpus=self.gpus, storage=folder / "train", report=report)
 
 
-@click.command("train")
+@click.command("train", cls=Verb)
 @click.argument("target", required=False)
 @click.option("--data", help="A folder, KIND:PATH (nasseg data info) or synthetic; a study's own where it is left out, else synthetic.")
 @click.option("--backbone", help="The encoder, for a design that names none or in place of its own.")

@@ -8,11 +8,12 @@ import click
 from rich.table import Table
 
 from nasseg.cli.console import wide_console
+from nasseg.cli.verb import VerbGroup
 from nasseg.training.schedules import load_schedule, schedule_names
 from nasseg.training.trainer import load_trainer, trainer_names
 
 
-@click.group("trainers", invoke_without_command=True)
+@click.group("trainers", cls=VerbGroup, invoke_without_command=True)
 @click.pass_context
 def command(context: click.Context) -> None:
     """List the recipes and the schedules; ``nasseg trainers show NAME`` lists the settings of one."""

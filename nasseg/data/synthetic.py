@@ -49,9 +49,9 @@ def open_synthetic(spec: DataSpec) -> DataSet:
     """``synthetic[:streets][?train=64&val=16&size=96x128&seed=0]``. DataError for an unknown name or a setting outside its range."""
     scene = spec.place or SCENES[0]
     if scene not in SCENES:
-        raise DataError(
-            f"{spec}: no built-in scenes named {scene!r}; there are {', '.join(SCENES)}; nearest: {nearest(scene, SCENES) or SCENES[0]}"
-        )
+        close = nearest(scene, SCENES)
+        hint = f"; nearest: {close}" if close else ""
+        raise DataError(f"{spec}: no built-in scenes named {scene!r}; there are {', '.join(SCENES)}{hint}")
     query = {**DEFAULTS, **spec.query}
     size = parse_size(query["size"], str(spec), SMALLEST_SIDE, LARGEST_SIDE)
     seed = whole_number(query["seed"], "seed", str(spec), 0, 2**32 - 1)

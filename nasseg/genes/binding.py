@@ -205,7 +205,9 @@ def _conditions(gene: str, stage: int, entry: Entry, shown: str, problems: list[
             slot, asked, at = str(name), tail, int(head[5])
         else:
             legal = (*GLOBAL_GENES, *STAGE_GENES, *(f"stage{i}.{g}" for i in STAGES for g in STAGE_GENES))
-            problems.append(Problem(entry.where, key, "no such gene to depend on", None, nearest(name, legal)))
+            problems.append(
+                Problem(entry.where, key, "no such gene to depend on", None, nearest(name, legal), (*GLOBAL_GENES, *STAGE_GENES))
+            )
             continue
         allowed = []
         for value in raw if isinstance(raw, list) else [raw]:
@@ -279,7 +281,9 @@ def _setting_conditions(
         other = opened.get(name)
         if other is None and name.removeprefix("train.") not in fixed:
             problems.append(
-                Problem(entry.where, key, "depends on a training gene that does not stand above it", None, nearest(name, opened))
+                Problem(
+                    entry.where, key, "depends on a training gene that does not stand above it", None, nearest(name, opened), tuple(opened)
+                )
             )
         elif other is not None and not other.choices:
             problems.append(Problem(entry.where, key, "depends on a range; a condition wants a gene with choices"))

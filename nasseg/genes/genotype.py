@@ -242,7 +242,7 @@ def no_stage_gene(where: str, key: str, gene: Any) -> Problem:
     """The problem of a name that is no gene of a stage."""
     if gene in GLOBAL_GENES:
         return Problem(where, key, "a gene of the whole decoder, not of a stage", None, gene)
-    return Problem(where, key, "no such stage gene", None, nearest(gene, STAGE_GENES))
+    return Problem(where, key, "no such stage gene", None, nearest(gene, STAGE_GENES), tuple(STAGE_GENES))
 
 
 def default_inputs(stage: int, grid: int, reuses: bool) -> tuple[int, ...]:
@@ -275,7 +275,8 @@ def _by_stage(raw: Mapping[str, Any], where: str, problems: list[Problem]) -> di
                     problems.append(Problem(where, f"{head}.{gene}", "is given twice", given))
                 own[stage][gene] = check_value(gene, given, stage, where, f"{head}.{gene}", problems)
         elif key != "format" and key not in GLOBAL_GENES:
-            problems.append(Problem(where, str(key), "no such gene", None, nearest(key, (*GLOBAL_GENES, *STAGE_GENES, *STAGE_NAMES))))
+            legal = (*GLOBAL_GENES, *STAGE_GENES, *STAGE_NAMES)
+            problems.append(Problem(where, str(key), "no such gene", None, nearest(key, legal), legal))
     return {stage: (own[stage], {gene: GENES[gene].check(value, stage) for gene, value in spread.items()}) for stage in STAGES}
 
 

@@ -90,7 +90,7 @@ def _merge(raw: Any, where: str, folder: Path | None, parent: SpaceFile | None, 
         raw = {}
     if not isinstance(raw, Mapping):
         raise ConfigError(Problem(where, "", f"a space is a mapping of {', '.join(KEYS)}", type(raw).__name__))
-    problems = [Problem(where, str(k), "no such key of a space", None, nearest(k, KEYS)) for k in raw if k not in KEYS]
+    problems = [Problem(where, str(k), "no such key of a space", None, nearest(k, KEYS), tuple(KEYS)) for k in raw if k not in KEYS]
     if raw.get("extends") is not None:
         if isinstance(raw["extends"], str):
             try:
@@ -157,7 +157,7 @@ def _genes(raw: Any, where: str, problems: list[Problem]) -> dict[str, Any]:
             problems.append(Problem(where, f"genes.{key}", f"is a mapping of {what}", value))
         else:
             legal = (*GLOBAL_GENES, *STAGE_GENES, *stages, "train.lr")
-            problems.append(Problem(where, f"genes.{key}", "no such gene", None, nearest(key, legal)))
+            problems.append(Problem(where, f"genes.{key}", "no such gene", None, nearest(key, legal), legal))
     return found
 
 

@@ -291,7 +291,9 @@ class TrainingConfig(BaseModel):
         """One of pydantic's complaints in our words."""
         key = str(detail["loc"][0])
         if detail["type"] == "extra_forbidden":
-            return Problem(where, key, "no such setting", None, SYNONYMS.get(key) or nearest(key, cls.model_fields))
+            return Problem(
+                where, key, "no such setting", None, SYNONYMS.get(key) or nearest(key, cls.model_fields), tuple(cls.model_fields)
+            )
         info = cls.model_fields[key]
         given = detail["input"]
         return Problem(

@@ -38,7 +38,7 @@ class NamedSchedule:
         where = f"schedule {name}"
         if not isinstance(raw, Mapping):
             raise ConfigError(Problem(where, "", f"must be a mapping with {', '.join(KEYS)}"))
-        problems = [Problem(where, str(key), "no such key", None, nearest(key, KEYS)) for key in raw if key not in KEYS]
+        problems = [Problem(where, str(key), "no such key", None, nearest(key, KEYS), tuple(KEYS)) for key in raw if key not in KEYS]
         problems += [Problem(where, key, "is missing") for key in KEYS if key not in raw]
         if problems:
             raise ConfigError(problems)

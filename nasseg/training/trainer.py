@@ -32,7 +32,7 @@ class Recipe:
 def trainer_names() -> list[str]:
     """The recipes in :mod:`nasseg.trainers`, by module name."""
     home = importlib.import_module(HOME)
-    return sorted(module.name for module in pkgutil.iter_modules(home.__path__))
+    return sorted(module.name for module in pkgutil.iter_modules(home.__path__) if not module.ispkg)
 
 
 def load_trainer(name: str) -> Any:
@@ -60,7 +60,14 @@ def load_trainer(name: str) -> Any:
     if not inspect.isclass(found):
         classes = [key for key, value in vars(module).items() if inspect.isclass(value) and value.__module__ == module_name]
         raise ConfigError(
-            Problem("", "trainer", f"module {module_name} has no class {class_name or '(none named)'}", name, nearest(class_name, classes))
+            Problem(
+                "",
+                "trainer",
+                f"module {module_name} has no class {class_name or '(none named)'}",
+                name,
+                nearest(class_name, classes),
+                tuple(classes),
+            )
         )
     config = getattr(found, "Config", None)
     if not (inspect.isclass(config) and issubclass(config, TrainingConfig)) or not callable(getattr(found, "run", None)):

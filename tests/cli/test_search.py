@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kits_cli import replaced
 from PIL import Image
 
 from nasseg.cli.main import run
@@ -17,7 +18,7 @@ AT = ["--data", "synthetic?train=2&val=1&size=64x96", "--size", "64x96", "--back
 
 
 def search(out: Path, *more: str, trials: int = 4, space: str = "tiny") -> list[str]:
-    return ["search", space, *AT, *FAKE, "--trials", str(trials), "--out", str(out), *more]
+    return replaced(["search", space, *AT, *FAKE, "--trials", str(trials), "--out", str(out)], more)
 
 
 def refused(capsys: pytest.CaptureFixture[str], arguments: list[str], code: int = 2) -> str:

@@ -154,7 +154,7 @@ def test_split_crosses_processes() -> None:
     ("spec", "message"),
     [
         ("synthetic:street", "no built-in scenes named 'street'; there are streets; nearest: streets"),
-        ("synthetic:zzz", "no built-in scenes named 'zzz'; there are streets; nearest: streets"),
+        ("synthetic:zzz", "no built-in scenes named 'zzz'; there are streets$"),
         ("synthetic?train=0", "train is a whole number from 1 to 1000000, '0' given"),
         ("synthetic?val=many", "val is a whole number from 1 to 1000000, 'many' given"),
         ("synthetic?seed=-1", "seed is a whole number from 0 to 4294967295, '-1' given"),

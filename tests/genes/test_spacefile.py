@@ -114,8 +114,8 @@ def test_values_all_at_once() -> None:
             "list of values (given 'own')"]),
         ({"genes": {"lpm": {"value": "se", "else": "none"}}}, ["space: genes.lpm.else: is the value where when does not "
             "hold; there is no when"]),
-        ({"genes": {"lpm": {"value": "se", "when": {"attention": "own"}, "else": "nun"}}}, [
-            f"space: genes.lpm.else: {LPM} (given 'nun'); nearest legal: none",
+        ({"genes": {"lpm": {"value": "se", "when": {"attention": "own"}, "else": "non"}}}, [
+            f"space: genes.lpm.else: {LPM} (given 'non'); nearest legal: none",
         ]),
         ({"genes": {"backbone": {"choices": ["mit_b0", None]}}}, ["space: genes.backbone: is the name of a backbone; leave "
             "the key out for none"]),

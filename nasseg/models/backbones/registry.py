@@ -7,7 +7,6 @@ name has them sorted.
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -17,7 +16,7 @@ from typing import Any
 import timm
 import torch
 
-from nasseg.errors import BackboneError, WeightsError
+from nasseg.errors import BackboneError, WeightsError, nearest
 from nasseg.models.backbones.contract import Backbone, BackboneSpec
 from nasseg.models.backbones.mit import MIT_SHAPES, MiT
 from nasseg.models.backbones.mscan import MSCAN, MSCAN_SHAPES
@@ -131,9 +130,11 @@ def describe_backbone(name: str, in_chans: int = 3) -> BackboneSpec:
         except BackboneError as error:
             if arguments or "." in architecture:  # it may be those that do not fit
                 raise
-            raise BackboneError(f"{error}; near it that is one: {_near(architecture, suggested())}") from error
+            raise BackboneError(f"{error}; nasseg backbones lists some that are") from error
     else:
-        raise BackboneError(f"unknown backbone {name!r}; nearest: {_near(architecture, (*BUILTIN, *timm.list_models()))}")
+        close = nearest(architecture, (*BUILTIN, *timm.list_models()))
+        hint = f"nearest: {close}" if close else "nasseg backbones lists some, timm.list_models() the rest"
+        raise BackboneError(f"unknown backbone {name!r}; {hint}")
     return replace(
         spec,
         name=canonical_name(name),
@@ -190,12 +191,6 @@ def _rivals() -> Iterator[Backbone]:
     for name in suggested():
         with torch.device("meta"):
             yield create_backbone(name)
-
-
-def _near(name: str, options: tuple[str, ...]) -> str:
-    """The option closest in spelling; one that goes on where ``name`` stops comes first."""
-    longer = [option for option in options if option.startswith(name.lower())]
-    return difflib.get_close_matches(name.lower(), longer or options, n=1, cutoff=0.0)[0]
 
 
 def _value(text: str) -> Any:

@@ -95,10 +95,13 @@ def test_arguments_have_types() -> None:
         ("mit_b9", "unknown backbone 'mit_b9'; nearest: mit_b"),
         ("resnet_18", "unknown backbone 'resnet_18'; nearest: resnet18"),
         ("swin_tiny", "unknown backbone 'swin_tiny'; nearest: swin_tiny_patch4_window7_224"),
-        ("hf-hub:somebody/model", "unknown backbone 'hf-hub:somebody/model'; nearest: "),
-        ("", "unknown backbone ''; nearest: "),
+        ("hf-hub:somebody/model", "unknown backbone 'hf-hub:somebody/model'; nasseg backbones lists some, "),
+        ("", "unknown backbone ''; nasseg backbones lists some"),
         ("resnet18.bogus", "timm's resnet18 has no weights of that name; there are resnet18.a1_in1k, "),
-        ("vit_base_patch16_224", "vit_base_patch16_224 yields maps at strides 16; a backbone needs 4, 8, 16 and 32; near it that is one: "),
+        (
+            "vit_base_patch16_224",
+            "vit_base_patch16_224 yields maps at strides 16; a backbone needs 4, 8, 16 and 32; nasseg",
+        ),
         ("inception_v3", "cannot be a backbone: an image of 512x768 gives maps of 192x124x188, .* each would give 192x128x192, "),
     ],
 )
