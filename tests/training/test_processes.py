@@ -144,7 +144,7 @@ def test_sigterm_to_a_process_of_several_stops_all(genotype: Path, tmp_path: Pat
 
 
 def test_what_is_wrong_is_said_once(genotype: Path, tmp_path: Path) -> None:
-    arguments = [*command(genotype, tmp_path / "Y", *TORCHRUN), "--set", "trainer.batch_size=5"]
+    arguments = [word.replace("batch_size=4", "batch_size=5") for word in command(genotype, tmp_path / "Y", *TORCHRUN)]
     child = begin(arguments)
     _, wrong = child.communicate(timeout=120)
     sentence = "nasseg: trainer: batch_size: is split evenly over 2 processes, so it must be a multiple of 2 (given 5); nearest legal: 4"
