@@ -9,12 +9,16 @@ from functools import cached_property
 
 from torch import Tensor
 
+_COUNTED = {"1": -1, "0": 1}
+"""What a group's last character, where it counts, adds to the number it matched."""
+
 
 @dataclass(frozen=True)
 class Rule:
     """A key that matches ``pattern`` as a whole becomes ``name``, filled with the pattern's groups.
 
-    A group whose name ends in 1 (``stage1``, ``pass1``) counts from 1; it fills the place without the 1 (``stage``, ``pass``) from 0.
+    A group whose name ends in 1 (``stage1``, ``pass1``) counts from 1; it fills the place without the 1 (``stage``, ``pass``) from 0. One
+    whose name ends in 0 counts from 0 and fills its place from 1.
     """
 
     pattern: str
@@ -30,8 +34,13 @@ class Rule:
         found = self.compiled.fullmatch(key)
         if found is None:
             return None
-        groups = {k.removesuffix("1"): str(int(v) - 1) if k.endswith("1") else v for k, v in found.groupdict().items()}
-        return self.name.format(**groups)
+        return self.name.format(**dict(_place(group, text) for group, text in found.groupdict().items()))
+
+
+def _place(group: str, text: str) -> tuple[str, str]:
+    if group[-1] in _COUNTED:
+        return group[:-1], str(int(text) + _COUNTED[group[-1]])
+    return group, text
 
 
 def rename(

@@ -23,6 +23,8 @@ from nasseg.models.ops import merge_heads, split_heads, to_map, to_tokens
 HEADS = (1, 2, 5, 8)
 REDUCTIONS = (8, 4, 2, 1)
 FFN_RATIO = 4
+EPS = 1e-6
+"""Added to the variance in the layer norms of blocks and stages; those of patch embeddings and reductions keep PyTorch's 1e-5."""
 
 
 @dataclass(frozen=True)
@@ -107,9 +109,9 @@ class MiTBlock(nn.Module):
 
     def __init__(self, channels: int, heads: int, reduction: int, drop_path: float) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(channels, eps=1e-6)
+        self.norm1 = nn.LayerNorm(channels, eps=EPS)
         self.attn = ReducedAttention(channels, heads, reduction)
-        self.norm2 = nn.LayerNorm(channels, eps=1e-6)
+        self.norm2 = nn.LayerNorm(channels, eps=EPS)
         self.ffn = MixFFN(channels, FFN_RATIO)
         self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
 
@@ -126,7 +128,7 @@ class MiTStage(nn.Module):
         super().__init__()
         self.embed = PatchEmbedding(in_chans, channels, stride)
         self.blocks = nn.ModuleList(MiTBlock(channels, heads, reduction, rate) for rate in drop_paths)
-        self.norm = nn.LayerNorm(channels, eps=1e-6)
+        self.norm = nn.LayerNorm(channels, eps=EPS)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """The stage's map, normalised."""
@@ -139,12 +141,12 @@ class MiTStage(nn.Module):
 class MiT(Backbone):
     """Mix Transformer. Drop path grows linearly from 0 at the first block to ``drop_path`` at the last (the authors train with 0.1).
 
-    Differences from the authors' code: none in the function computed. Layer norms of patch embeddings and reductions keep PyTorch's
-    epsilon (1e-5), the others 1e-6, as published weights were trained so. Attention runs through ``scaled_dot_product_attention``; there
-    is no dropout.
+    Differences from the authors' code: none in the function computed. Attention runs through ``scaled_dot_product_attention``; there is no
+    dropout. ``norm_eps`` is added to the variance in every layer norm: mmsegmentation's MiT has 1e-6, Hugging Face's 1e-5. None is the
+    authors' code, :data:`EPS`.
     """
 
-    def __init__(self, name: str, *, in_chans: int = 3, drop_path: float = 0.0) -> None:
+    def __init__(self, name: str, *, in_chans: int = 3, drop_path: float = 0.0, norm_eps: float | None = None) -> None:
         shape = MIT_SHAPES[name]
         mean, std = channel_statistics(IMAGENET_MEAN, in_chans), channel_statistics(IMAGENET_STD, in_chans)
         super().__init__(BackboneSpec(name=name, channels=shape.channels, mean=mean, std=std, in_chans=in_chans))
@@ -154,6 +156,9 @@ class MiT(Backbone):
             MiTStage(inputs[i], shape.channels[i], 4 if i == 0 else 2, HEADS[i], REDUCTIONS[i], rates[i]) for i in range(4)
         )
         self.apply(init_weights)
+        for module in self.modules():
+            if isinstance(module, nn.LayerNorm) and norm_eps is not None:
+                module.eps = norm_eps
 
     def maps(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Four maps, each after its stage's layer norm."""
@@ -165,8 +170,8 @@ class MiT(Backbone):
 
     def rename(self, tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], set[str]]:
         """Reads own names, the authors' (``block1.0.attn.sr``), mmsegmentation's (``layers.0.1.0.ffn``) and Hugging Face's
-        (``encoder.block.0.0``)."""
-        return rename(_joined(tensors), RULES, self.state_dict(), top=("head.", "classifier."))
+        (``encoder.block.0.0``, and since transformers 5 ``stages.0.blocks.0``)."""
+        return rename(joined(tensors), RULES, self.state_dict(), top=("head.", "classifier."))
 
     @property
     def input_convs(self) -> tuple[str, ...]:
@@ -188,6 +193,8 @@ def init_weights(module: nn.Module) -> None:
 
 _BLOCK = r"stages.{stage}.blocks.{block}."
 _HF = r"(?:segformer\.)?encoder\."
+_HF5 = r"(?:segformer\.)?stages\.(?P<stage>\d)\."
+_HF5_BLOCK = _HF5 + r"blocks\.(?P<block>\d+)\."
 RULES: tuple[Rule, ...] = (
     # The authors' checkpoints: stages counted from 1, split over patch_embed1, block1, norm1.
     Rule(r"patch_embed(?P<stage1>\d)\.(?P<rest>proj|norm)\.(?P<leaf>\w+)", "stages.{stage}.embed.{rest}.{leaf}"),
@@ -220,10 +227,28 @@ RULES: tuple[Rule, ...] = (
     Rule(_HF + r"block\.(?P<stage>\d)\.(?P<block>\d+)\.attention\.output\.dense\.(?P<leaf>\w+)", _BLOCK + "attn.proj.{leaf}"),
     Rule(_HF + r"block\.(?P<stage>\d)\.(?P<block>\d+)\.mlp\.dense(?P<rest>[12])\.(?P<leaf>\w+)", _BLOCK + "ffn.fc{rest}.{leaf}"),
     Rule(_HF + r"block\.(?P<stage>\d)\.(?P<block>\d+)\.mlp\.dwconv\.dwconv\.(?P<leaf>\w+)", _BLOCK + "ffn.depthwise.{leaf}"),
+    # transformers 5, as its modules are called; its files have the names above unless they are saved otherwise.
+    Rule(_HF5 + r"patch_embeddings\.proj\.(?P<leaf>\w+)", "stages.{stage}.embed.proj.{leaf}"),
+    Rule(_HF5 + r"patch_embeddings\.layer_norm\.(?P<leaf>\w+)", "stages.{stage}.embed.norm.{leaf}"),
+    Rule(_HF5 + r"layer_norm\.(?P<leaf>\w+)", "stages.{stage}.norm.{leaf}"),
+    Rule(_HF5_BLOCK + r"layernorm_before\.(?P<leaf>\w+)", _BLOCK + "norm1.{leaf}"),
+    Rule(_HF5_BLOCK + r"layernorm_after\.(?P<leaf>\w+)", _BLOCK + "norm2.{leaf}"),
+    Rule(_HF5_BLOCK + r"attention\.q_proj\.(?P<leaf>\w+)", _BLOCK + "attn.q.{leaf}"),
+    Rule(_HF5_BLOCK + r"attention\.kv_proj\.(?P<leaf>\w+)", _BLOCK + "attn.kv.{leaf}"),
+    Rule(_HF5_BLOCK + r"attention\.o_proj\.(?P<leaf>\w+)", _BLOCK + "attn.proj.{leaf}"),
+    Rule(_HF5_BLOCK + r"attention\.sequence_reduction\.sequence_reduction\.(?P<leaf>\w+)", _BLOCK + "attn.reduce.{leaf}"),
+    Rule(_HF5_BLOCK + r"attention\.sequence_reduction\.layer_norm\.(?P<leaf>\w+)", _BLOCK + "attn.norm.{leaf}"),
+    Rule(_HF5_BLOCK + r"mlp\.(?P<rest>fc[12])\.(?P<leaf>\w+)", _BLOCK + "ffn.{rest}.{leaf}"),
+    Rule(_HF5_BLOCK + r"mlp\.dwconv\.dwconv\.(?P<leaf>\w+)", _BLOCK + "ffn.depthwise.{leaf}"),
 )
+_KEYS_AND_VALUES = (
+    (".attention.self.key.", ".attention.self.value.", ".attention.self.kv."),
+    (".attention.k_proj.", ".attention.v_proj.", ".attention.kv_proj."),
+)
+"""Hugging Face's names of two matrices, and the name under which the rules know both as one."""
 
 
-def _joined(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def joined(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Bring the projections of attention into the authors' split: a query, and one matrix for key and value."""
     out: dict[str, Tensor] = {}
     for key, value in tensors.items():
@@ -231,12 +256,13 @@ def _joined(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if mark:
             channels = value.shape[0] // 3
             out[f"{head}.attn.q.{leaf}"], out[f"{head}.attn.kv.{leaf}"] = value[:channels], value[channels:]
-        elif ".attention.self.key." in key:
-            partner = tensors.get(key.replace(".self.key.", ".self.value."))
-            if partner is not None:
-                out[key.replace(".self.key.", ".self.kv.")] = torch.cat([value, partner])
-            else:
-                out[key] = value
-        elif ".attention.self.value." not in key or key.replace(".self.value.", ".self.key.") not in tensors:
+            continue
+        for keys, values, both in _KEYS_AND_VALUES:
+            if keys in key and (partner := key.replace(keys, values)) in tensors:
+                out[key.replace(keys, both)] = torch.cat([value, tensors[partner]])
+                break
+            if values in key and key.replace(values, keys) in tensors:
+                break
+        else:
             out[key] = value
     return out

@@ -1,8 +1,9 @@
 """Backbones by name: our own, and timm's.
 
 A name may carry arguments of the model behind a question mark: ``mobilenetv2_100?pad_type=same``. ``mean`` and ``std`` among them replace
-the statistics the model comes with, for weights trained with others: ``mobilenetv2_100?mean=0.5&pad_type=same&std=0.5``. The canonical
-name has them sorted.
+the statistics the model comes with, for weights trained with others: ``mobilenetv2_100?mean=0.5&pad_type=same&std=0.5``. Our own MiT takes
+``norm_eps``, for weights that were trained with another constant in its layer norms (``mit_b0?norm_eps=1e-05``: Hugging Face's). The
+canonical name has them sorted.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import torch
 
 from nasseg.errors import BackboneError, WeightsError, nearest
 from nasseg.models.backbones.contract import Backbone, BackboneSpec
-from nasseg.models.backbones.mit import MIT_SHAPES, MiT
+from nasseg.models.backbones.mit import EPS, MIT_SHAPES, MiT
 from nasseg.models.backbones.mscan import MSCAN, MSCAN_SHAPES
 from nasseg.models.backbones.timm_adapter import TimmBackbone, plan_timm
 from nasseg.models.backbones.weights import load_weights
@@ -105,8 +106,7 @@ def create_backbone(
                 f"timm's hub has no weights for {architecture}: download a published checkpoint "
                 "(the authors', mmsegmentation's or Hugging Face's names are read) and give it with --weights PATH"
             )
-        kind = MiT if architecture in MIT_SHAPES else MSCAN
-        backbone = kind(architecture, in_chans=in_chans, drop_path=drop_path)
+        backbone = _own(architecture, name, arguments, in_chans=in_chans, drop_path=drop_path)
     else:
         plan = plan_timm(canonical_name(name), architecture, _model_arguments(arguments), in_chans)
         backbone = TimmBackbone(plan, drop_path=drop_path, pretrained=pretrained)
@@ -123,7 +123,8 @@ def describe_backbone(name: str, in_chans: int = 3) -> BackboneSpec:
     if in_chans < 1:
         raise BackboneError(f"{name}: an image has at least one channel (given {in_chans})")
     if architecture in BUILTIN:
-        spec = _own_spec(architecture, name, _model_arguments(arguments), in_chans)
+        with torch.device("meta"):
+            spec = _own(architecture, name, arguments, in_chans=in_chans).spec
     elif timm.is_model(architecture):
         try:
             spec = plan_timm(canonical_name(name), architecture, _model_arguments(arguments), in_chans).spec
@@ -163,12 +164,20 @@ def check_unpadded(name: str, in_chans: int = 3) -> None:
                 raise BackboneError(f"{name} does not run unpadded, take pad_multiple 32: {reason[:200]}") from error
 
 
-def _own_spec(architecture: str, name: str, arguments: tuple[tuple[str, Any], ...], in_chans: int) -> BackboneSpec:
-    if arguments:
-        raise BackboneError(f"{name}: {architecture} takes no argument {arguments[0][0]!r}; mean and std are the only ones")
-    with torch.device("meta"):
-        kind = MiT if architecture in MIT_SHAPES else MSCAN
-        return kind(architecture, in_chans=in_chans).spec
+def _own(architecture: str, name: str, arguments: Mapping[str, Any], **options: Any) -> Backbone:
+    """One of our own. Raises :class:`BackboneError` for arguments it does not take."""
+    given = dict(_model_arguments(arguments))
+    if architecture in MSCAN_SHAPES:
+        taken, rule = {"mean", "std"}, "mean and std are the only ones"
+    else:
+        taken, rule = {"mean", "std", "norm_eps"}, "mean, std and norm_eps are the only ones"
+    for key in given:
+        if key not in taken:
+            raise BackboneError(f"{name}: {architecture} takes no argument {key!r}; {rule}")
+    eps = given.get("norm_eps", EPS)
+    if not isinstance(eps, float) or not 0 < eps < 1:
+        raise BackboneError(f"{name}: norm_eps is a number above 0 and below 1, such as 1e-05")
+    return (MSCAN if architecture in MSCAN_SHAPES else MiT)(architecture, **given, **options)
 
 
 def _model_arguments(arguments: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:

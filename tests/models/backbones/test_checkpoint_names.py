@@ -91,6 +91,33 @@ def mit_hugging_face(state: State) -> State:
     return out
 
 
+def mit_transformers_5(state: State) -> State:
+    block, attention = "segformer.stages.{0}.blocks.{1}.", "segformer.stages.{0}.blocks.{1}.attention."
+    pairs = (
+        (r"stages\.(\d)\.embed\.proj", "segformer.stages.{0}.patch_embeddings.proj"),
+        (r"stages\.(\d)\.embed\.norm", "segformer.stages.{0}.patch_embeddings.layer_norm"),
+        (r"stages\.(\d)\.norm", "segformer.stages.{0}.layer_norm"),
+        (r"stages\.(\d)\.blocks\.(\d+)\.norm1", block + "layernorm_before"),
+        (r"stages\.(\d)\.blocks\.(\d+)\.norm2", block + "layernorm_after"),
+        (r"stages\.(\d)\.blocks\.(\d+)\.attn\.reduce", attention + "sequence_reduction.sequence_reduction"),
+        (r"stages\.(\d)\.blocks\.(\d+)\.attn\.norm", attention + "sequence_reduction.layer_norm"),
+        (r"stages\.(\d)\.blocks\.(\d+)\.attn\.q", attention + "q_proj"),
+        (r"stages\.(\d)\.blocks\.(\d+)\.attn\.KEY", attention + "k_proj"),
+        (r"stages\.(\d)\.blocks\.(\d+)\.attn\.VALUE", attention + "v_proj"),
+        (r"stages\.(\d)\.blocks\.(\d+)\.attn\.proj", attention + "o_proj"),
+        (r"stages\.(\d)\.blocks\.(\d+)\.ffn\.depthwise", block + "mlp.dwconv.dwconv"),
+        (r"stages\.(\d)\.blocks\.(\d+)\.ffn\.", block + "mlp."),
+    )
+    out: State = {"classifier.weight": torch.zeros(1000, 256)}
+    for key, value in state.items():
+        if ".attn.kv." in key:
+            for part, half in zip(("KEY", "VALUE"), value.chunk(2), strict=True):
+                out[swap(key.replace(".kv.", f".{part}."), *pairs)] = half.clone()
+        else:
+            out[swap(key, *pairs)] = value
+    return out
+
+
 def mscan_authors(state: State, depthwise: str = "mlp.dwconv.dwconv") -> State:
     block, gate = r"stages\.(?P<s>\d)\.blocks\.(\d+)\.", "block{n}.{1}.attn.spatial_gating_unit."
     pairs = (
@@ -123,6 +150,7 @@ CHECKPOINTS: list[tuple[str, Callable[[State], State], str]] = [
     ("mit_b0", mit_authors, "block3.1.mlp.dwconv.dwconv.weight"),
     ("mit_b0", mit_mmsegmentation, "backbone.layers.2.1.1.attn.attn.in_proj_weight"),
     ("mit_b0", mit_hugging_face, "segformer.encoder.block.2.1.attention.self.key.weight"),
+    ("mit_b0", mit_transformers_5, "segformer.stages.2.blocks.1.attention.k_proj.weight"),
     ("mscan_t", mscan_authors, "block3.1.attn.spatial_gating_unit.conv2_2.weight"),
     ("mscan_t", mscan_mmsegmentation, "backbone.block3.1.mlp.dwconv.weight"),
 ]

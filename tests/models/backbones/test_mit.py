@@ -11,6 +11,7 @@ from kits_backbone import cached, image
 from torch import Tensor, nn
 
 from nasseg.models.backbones.mit import MIT_SHAPES, MiT, MiTBlock, MixFFN, PatchEmbedding, ReducedAttention
+from nasseg.models.backbones.registry import create_backbone
 from nasseg.models.counting import count
 
 PARAMS_M = {"mit_b0": 3.319, "mit_b1": 13.151, "mit_b2": 24.196, "mit_b3": 44.072, "mit_b4": 60.843, "mit_b5": 81.443}
@@ -124,3 +125,19 @@ def test_initialisation() -> None:
     assert block.ffn.depthwise.weight.std().item() == pytest.approx(math.sqrt(2 / 9), rel=0.05)
     assert backbone.stages[0].embed.proj.weight.std().item() == pytest.approx(math.sqrt(2 / (49 * 32)), rel=0.1)
     assert all(not p.any() for name, p in backbone.named_parameters() if name.endswith("bias"))
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"), [("mit_b0", {1e-5, 1e-6}), ("mit_b0?norm_eps=1e-05", {1e-5}), ("mit_b0?norm_eps=1e-06", {1e-6})]
+)
+def test_the_constant_of_the_norms_is_an_argument_of_the_name(name: str, expected: set[float]) -> None:
+    backbone = create_backbone(name)
+    assert {module.eps for module in backbone.modules() if isinstance(module, nn.LayerNorm)} == expected
+    assert backbone.name == name
+
+
+def test_the_constant_of_the_norms_by_hand() -> None:
+    # Tokens (1, -1) of variance 1: with 3 added each becomes half of itself.
+    block = create_backbone("mit_b0?norm_eps=0.5").stages[0].norm
+    x = torch.tensor([1.0, -1.0]).repeat(16)
+    torch.testing.assert_close(block(x), x / 1.5**0.5)
