@@ -52,6 +52,8 @@ class Full(Recipe):
         checkpoint_every=250,
     )
 
+    distributed = True
+
     def run(self, trial: Trial, report: Report) -> Result:
         """Train ``trial``, measure it every ``val_every`` iterations, and end with the best validation's weights."""
         with threads(self.config.threads):

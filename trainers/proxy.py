@@ -52,6 +52,8 @@ class Proxy(Recipe):
         checkpoint_every=60,
     )
 
+    distributed = True
+
     def run(self, trial: Trial, report: Report) -> Result:
         """Train ``trial`` for its share of the iterations and measure it once."""
         with threads(self.config.threads):

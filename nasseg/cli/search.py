@@ -45,6 +45,7 @@ INTERRUPTED = 130
 @click.option("--concurrency", type=int, default=1, show_default=True, help="Trials at a time.")
 @click.option("--cpus-per-trial", type=float, default=1.0, show_default=True, help="CPUs of a trial (Ray).")
 @click.option("--gpus-per-trial", type=float, default=0.0, show_default=True, help="GPUs of a trial (Ray); 0.5 puts two on one.")
+@click.option("--workers-per-trial", type=int, help="Processes that train one trial together (Ray); one for each GPU where left out.")
 @click.option("--address", help="Join the Ray cluster at HOST:PORT, or auto.")
 @click.option("--sampler", default="tpe", show_default=True, help="tpe, nsga2, gp or random.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the sampler and of every training.")
@@ -67,6 +68,7 @@ def command(
     concurrency: int,
     cpus_per_trial: float,
     gpus_per_trial: float,
+    workers_per_trial: int | None,
     address: str | None,
     sampler: str,
     seed: int,
@@ -78,7 +80,14 @@ def command(
     No network over budget is trained, none is trained twice. The same command again goes on where the last one ended, whatever ended it.
     """
     genes, settings = split_sets(parse_sets(sets))
-    resources = Resources(executor=executor, concurrency=concurrency, cpus=cpus_per_trial, gpus=gpus_per_trial, address=address)
+    resources = Resources(
+        executor=executor,
+        concurrency=concurrency,
+        cpus=cpus_per_trial,
+        gpus=gpus_per_trial,
+        workers=workers_per_trial,
+        address=address,
+    )
     plan = make_plan(
         space,
         data=data,

@@ -63,13 +63,11 @@ def run_ray(
     from nasseg.search.searcher import LOST, LostWorkers, StudySearcher, TrialRunner  # noqa: PLC0415
 
     with session(ray, resources) as folder:
-        check_room(node_resources(ray), cpus=resources.cpus, gpus=resources.gpus)
-        searcher = StudySearcher(study, progress)
-        needs: dict[str, float] = {"cpu": resources.cpus}
-        if resources.gpus:
-            needs["gpu"] = resources.gpus
+        each = {"cpus": resources.cpus / resources.processes, "gpus": resources.gpus / resources.processes}
+        check_room(node_resources(ray), **each, count=resources.processes, what="processes of one trial")
+        searcher = StudySearcher(study, progress, resources.processes)
         tuner = tune.Tuner(
-            tune.with_resources(TrialRunner, needs),
+            tune.with_resources(TrialRunner, bundles(tune, resources)),
             tune_config=tune.TuneConfig(
                 search_alg=searcher, num_samples=-1, max_concurrent_trials=resources.concurrency, reuse_actors=True
             ),
@@ -84,6 +82,14 @@ def run_ray(
             ),
         )
         tuner.fit()
+
+
+def bundles(tune: Any, resources: Resources) -> Any:
+    """What Tune reserves for a trial: one bundle, or an empty one for the trial's actor and one for each of its processes."""
+    needs: dict[str, float] = {"CPU": resources.cpus / resources.processes}
+    if resources.gpus:
+        needs["GPU"] = resources.gpus / resources.processes
+    return tune.PlacementGroupFactory([needs] if resources.processes == 1 else [{}, *[needs] * resources.processes])
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ from typing import Any
 
 import optuna
 
-from nasseg.errors import StudyError
+from nasseg.errors import ConfigError, Problem, StudyError
 from nasseg.files import dump_yaml, write_atomic
 from nasseg.genes.budget import Budget
 from nasseg.genes.genotype import Genotype
@@ -22,11 +22,12 @@ from nasseg.search.checkpoints import FrontCheckpoints
 from nasseg.search.driver import DriverLock
 from nasseg.search.executor_local import run_local
 from nasseg.search.log import SearchLog
-from nasseg.search.plan import Plan, check_weights, make_plan
+from nasseg.search.plan import Plan, check_weights, extremes, make_plan
 from nasseg.search.resources import Resources
 from nasseg.search.store import CONFIG, Store, read_study
 from nasseg.search.study import Study
 from nasseg.search.view import COMPLETE, DUPLICATE, FAILED, REJECTED, Event, Listener, StudyView
+from nasseg.training.trainer import load_trainer
 
 
 def search(
@@ -43,6 +44,7 @@ def search(
     concurrency: int = 1,
     cpus_per_trial: float = 1.0,
     gpus_per_trial: float = 0.0,
+    workers_per_trial: int | None = None,
     address: str | None = None,
     settings: Mapping[str, Any] | None = None,
     genes: Mapping[str, Any] | None = None,
@@ -62,7 +64,14 @@ def search(
     calling script needs the usual ``if __name__ == "__main__"``. Raises :class:`nasseg.errors.NassegError`; KeyboardInterrupt ends it
     cleanly.
     """
-    resources = Resources(executor=executor, concurrency=concurrency, cpus=cpus_per_trial, gpus=gpus_per_trial, address=address)
+    resources = Resources(
+        executor=executor,
+        concurrency=concurrency,
+        cpus=cpus_per_trial,
+        gpus=gpus_per_trial,
+        workers=workers_per_trial,
+        address=address,
+    )
     plan = make_plan(
         space,
         data=data,
@@ -87,6 +96,7 @@ def search(
 
 def run(plan: Plan, resources: Resources, listener: Listener | None = None) -> StudyView:
     """Carry out a plan."""
+    check_processes(plan, resources)
     if plan.earlier() is None:
         check_weights(plan)
     try:
@@ -118,6 +128,27 @@ def run(plan: Plan, resources: Resources, listener: Listener | None = None) -> S
             run_ray(study, resources=resources, progress=recorder.progress, lost=recorder.lost)
         recorder.end()
     return replace(read_study(plan.out), driver=None)
+
+
+def check_processes(plan: Plan, resources: Resources) -> None:
+    """Refuse trials in several processes that the recipe cannot train so, or whose batch cannot be split evenly over them.
+
+    Raises:
+        ConfigError: with the nearest legal value.
+    """
+    ranks = resources.processes
+    if ranks == 1:
+        return
+    recipe = load_trainer(plan.trainer)
+    if not getattr(recipe, "distributed", False):
+        rule = f"{plan.trainer} trains in one process (it does not declare distributed = True)"
+        raise ConfigError(Problem("", "--workers-per-trial", rule, ranks, 1))
+    for searched in [{}, *extremes(plan.space)]:
+        batch = recipe.Config.parse({**plan.settings, **searched}).batch_size
+        if batch % ranks:
+            nearest = max(ranks, round(batch / ranks) * ranks)
+            rule = f"is split evenly over the {ranks} processes of a trial, so it must be a multiple of {ranks}"
+            raise ConfigError(Problem("trainer", "batch_size", rule, batch, nearest))
 
 
 def open_study(plan: Plan, listener: Listener) -> Study:

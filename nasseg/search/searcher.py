@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ray.tune import Callback, Trainable
 from ray.tune.search import Searcher
@@ -21,8 +21,11 @@ from ray.tune.search import Searcher
 import nasseg
 from nasseg.search.candidate import Proposal, finite, unfinite
 from nasseg.search.study import Study
-from nasseg.search.worker import Stopped, execute
+from nasseg.search.worker import LostProcess, Run, Stopped, execute
 from nasseg.training.trial import Result, Trial
+
+if TYPE_CHECKING:
+    from nasseg.search.ranks import RankGroup
 
 STEP_SECONDS = 1.0
 """How long a worker gathers progress before it answers Tune: each answer costs the driver some milliseconds."""
@@ -33,15 +36,17 @@ LOST = 2
 
 PROGRESS = "nasseg_progress"
 RESULT = "nasseg_result"
+LOST_RANK = "nasseg_lost_rank"
 """What a worker tells, as JSON text: Tune flattens mappings."""
 
 
 class StudySearcher(Searcher):  # type: ignore[misc]  # Ray is not typed
     """Asks the study for proposals and tells it results. Holds no state of its own that a restart would need."""
 
-    def __init__(self, study: Study, progress: Callable[[int, int, Mapping[str, float]], None]) -> None:
+    def __init__(self, study: Study, progress: Callable[[int, int, Mapping[str, float]], None], workers: int = 1) -> None:
         super().__init__()
         self.study = study
+        self.workers = workers
         self.progress = progress
         self.proposals: dict[str, Proposal] = {}
         self.suggested: list[int] = []
@@ -53,7 +58,7 @@ class StudySearcher(Searcher):  # type: ignore[misc]  # Ray is not typed
             return str(Searcher.FINISHED)
         self.proposals[trial_id] = proposal
         self.suggested.append(proposal.number)
-        return {"trial": proposal.trial.to_dict(), "version": nasseg.__version__}
+        return {"trial": proposal.trial.to_dict(), "version": nasseg.__version__, "workers": self.workers}
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Progress of a running trial."""
@@ -115,6 +120,7 @@ class TrialRunner(Trainable):  # type: ignore[misc]  # Ray is not typed
 
     def setup(self, config: dict[str, Any]) -> None:
         """Called once an actor; the run begins with the first step."""
+        self.ranks: RankGroup | None = None
         self.begin(config)
 
     def begin(self, config: dict[str, Any]) -> None:
@@ -127,7 +133,13 @@ class TrialRunner(Trainable):  # type: ignore[misc]  # Ray is not typed
     def step(self) -> dict[str, Any]:
         """Progress, or the end (``done``)."""
         if self.thread is None:
-            self.thread = threading.Thread(target=work, args=(self.content, self.messages, self.leaving), daemon=True)
+            if self.ranks is None and self.content.get("workers", 1) > 1:
+                # torch.distributed takes seconds to import; most trials run in one process.
+                from nasseg.search.ranks import RankGroup  # noqa: PLC0415
+
+                self.ranks = RankGroup(self.content["workers"])
+            run = None if self.ranks is None else self.ranks.train
+            self.thread = threading.Thread(target=work, args=(self.content, self.messages, self.leaving, run), daemon=True)
             self.thread.start()
         told: dict[str, Any] = {PROGRESS: ""}
         deadline = time.monotonic() + STEP_SECONDS
@@ -135,6 +147,9 @@ class TrialRunner(Trainable):  # type: ignore[misc]  # Ray is not typed
             # Of several messages only the newest is worth an answer; the result is at once.
             while RESULT not in told:
                 told = self.messages.get(timeout=max(0.0, deadline - time.monotonic()))
+                if LOST_RANK in told:
+                    # Tune counts it as a lost worker and starts the trial again.
+                    raise RuntimeError(told[LOST_RANK])
         return told
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -149,18 +164,21 @@ class TrialRunner(Trainable):  # type: ignore[misc]  # Ray is not typed
     def cleanup(self) -> None:
         """The search is being stopped: a run that still goes leaves at its next report."""
         self.leaving.set()
+        if self.ranks is not None:
+            self.ranks.stop()
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Checkpoints are the trainer's, in the trial's own folder."""
 
 
-def work(config: dict[str, Any], messages: queue.Queue[dict[str, Any]], leaving: threading.Event) -> None:
-    """A trial from beginning to end, in a thread of the actor."""
+def work(config: dict[str, Any], messages: queue.Queue[dict[str, Any]], leaving: threading.Event, run: Run | None = None) -> None:
+    """A trial from beginning to end, in a thread of the actor; ``run`` trains it in several processes."""
 
     def report(iteration: int, metrics: Mapping[str, float]) -> bool:
         if leaving.is_set():
             raise Stopped
-        messages.put({PROGRESS: json.dumps([iteration, {name: float(value) for name, value in metrics.items()}])})
+        if metrics:
+            messages.put({PROGRESS: json.dumps([iteration, {name: float(value) for name, value in metrics.items()}])})
         return False
 
     if config["version"] != nasseg.__version__:
@@ -168,8 +186,11 @@ def work(config: dict[str, Any], messages: queue.Queue[dict[str, Any]], leaving:
         result = Result(status=Result.FAILED, reason=reason)
     else:
         try:
-            result = execute(Trial.from_dict(config["trial"]), report).result
+            result = execute(Trial.from_dict(config["trial"]), report, run).result
         except Stopped:
+            return
+        except LostProcess as error:
+            messages.put({LOST_RANK: str(error)})
             return
         except BaseException as error:
             # Not the trainer's failure (that is a result): the folder cannot be written, say.

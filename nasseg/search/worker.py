@@ -10,6 +10,7 @@ import json
 import time
 import traceback
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -28,18 +29,26 @@ class Outcome:
     attempt: int
 
 
+class LostProcess(RuntimeError):
+    """A process of a trial that runs in several went away: the trial goes on from its checkpoint with new ones."""
+
+
 class Stopped(BaseException):  # not an error: the search is being stopped, the trial goes on later
     """Raised out of a report to leave a running trainer at once."""
 
 
-def execute(trial: Trial, report: Report) -> Outcome:
-    """Run one trial to its end.
+Run = Callable[[Trial, Report, Path | None], Result]
+"""``run(trial, report, own)`` trains one attempt in its folder; :func:`attempt` in this process."""
+
+
+def execute(trial: Trial, report: Report, run: Run | None = None) -> Outcome:
+    """Run one trial to its end, by ``run`` (:func:`attempt` where none is given).
 
     ``trial.workdir`` is the trial's folder. An attempt that had finished before its driver was killed is not run again: its result is read.
     A trainer that raises gives a failed result with the reason; its traceback lies in ``traceback.txt`` of the attempt.
     """
     if trial.workdir is None:
-        return Outcome(attempt(trial, report, None), 1)
+        return Outcome((run or attempt)(trial, report, None), 1)
     folder = Path(trial.workdir)
     identity = identify(trial)
     for number, earlier in attempts(folder, identity):
@@ -50,17 +59,19 @@ def execute(trial: Trial, report: Report) -> Outcome:
     number, own = claim(folder)
     write_atomic(own / "trial.json", canonical_json({"identity": identity}))
     claimed = replace(trial, workdir=str(own), parent=None if parent is None else str(parent))
-    result = attempt(claimed, report, own)
+    result = (run or attempt)(claimed, report, own)
     write_atomic(own / "result.json", json.dumps(finite(result.to_dict())))
     return Outcome(result, number)
 
 
-def attempt(trial: Trial, report: Report, own: Path | None) -> Result:
-    """One attempt; whatever the trainer raises becomes a failed result."""
+def attempt(trial: Trial, report: Report, own: Path | None, passed_on: tuple[type[Exception], ...] = ()) -> Result:
+    """One attempt; whatever the trainer raises becomes a failed result, but for exceptions of the types ``passed_on``."""
     started = time.monotonic()
     try:
         trainer: Trainer = load_trainer(trial.trainer)(trial.settings)
         return trainer.run(trial, report)
+    except passed_on:
+        raise
     except NassegError as error:
         reason = str(error)
     except MemoryError:

@@ -16,9 +16,14 @@ HOME = "nasseg.trainers"
 
 
 class Recipe:
-    """A trainer with typed settings: subclasses name their ``Config`` and write :meth:`run`."""
+    """A trainer with typed settings: subclasses name their ``Config`` and write :meth:`run`.
+
+    ``distributed`` declares that :meth:`run`, called in every process of :func:`nasseg.training.distributed.world`, trains one network
+    together, as everything that is composed of :class:`nasseg.training.job.Job` does.
+    """
 
     Config: ClassVar[type[TrainingConfig]] = TrainingConfig
+    distributed: ClassVar[bool] = False
 
     def __init__(self, settings: Mapping[str, Any] | None = None) -> None:
         """Raises :class:`ConfigError` with every unknown or illegal setting at once."""
