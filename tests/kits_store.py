@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import time
 import zipfile
@@ -62,11 +63,13 @@ class FakeConfig(TrainingConfig):
     steps: int = 3
     diary: str = ""
     crash: str = ""
+    warn: str = ""
 
 
 class FakeTrainer:
     """Trains nothing: ``steps`` steps, a checkpoint after each, goes on from ``trial.parent``. Every step is a line of ``diary``.
 
+    ``warn``: a warning that each run logs.
     ``crash``: ``raise``, ``nan``, ``exit`` (the process ends), or ``missing`` (no mIoU), for genotypes whose FFN ratio is 0;
     ``exit_once`` (in the first attempt, at the second step) for those of them without LPM.
     """
@@ -83,6 +86,8 @@ class FakeTrainer:
             with zipfile.ZipFile(trial.parent) as archive:
                 first = int(archive.read("step"))
         assert trial.workdir is not None
+        if config.warn:
+            logging.getLogger("nasseg.fake").warning(config.warn)
         own = Path(trial.workdir)
         for step in range(first, config.steps):
             time.sleep(config.sleep)

@@ -22,6 +22,7 @@ from nasseg.data.layouts import open_data
 from nasseg.data.sheet import contact_sheet
 from nasseg.errors import ConfigError, DataError, Problem
 from nasseg.files import write_atomic
+from nasseg.log import STDERR
 
 _BAR = 30  # letters of a bar that stands for all pixels
 _FEW = 500  # pairs below which no progress is shown
@@ -85,7 +86,7 @@ def show(data: str, out: str, number: int, width: int) -> None:
 def _examine(data: str) -> Diagnosis:
     if not sys.stderr.isatty():
         return examine(data)
-    with Progress(console=Console(stderr=True), transient=True) as progress:
+    with Progress(console=STDERR, transient=True) as progress:
         task = progress.add_task("reading", total=None, visible=False)
         return examine(data, lambda done, total: progress.update(task, completed=done, total=total, visible=total > _FEW))
 

@@ -6,12 +6,12 @@ import sys
 from pathlib import Path
 
 import click
-from rich.console import Console
 from rich.progress import Progress
 
 from nasseg.cli.verb import Verb
 from nasseg.data.layouts import open_data
 from nasseg.data.pack import ROWS_PER_GROUP, SHARD_MIB, pack
+from nasseg.log import STDERR
 
 
 @click.command(name="pack", cls=Verb)
@@ -25,7 +25,7 @@ def pack_data(data: str, out: str, rows_per_group: int, shard_size: int) -> None
     Train on it with --data shards:DIR, or shards:URL once DIR lies behind any URL that fsspec opens. DIR appears when it is complete.
     """
     opened = open_data(data)
-    with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
+    with Progress(console=STDERR, transient=True, disable=not sys.stderr.isatty()) as bar:
         task = bar.add_task("packing", total=None)
         manifest, written = pack(
             opened,

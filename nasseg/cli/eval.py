@@ -14,7 +14,6 @@ import click
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from rich.console import Console
 from rich.progress import Progress
 
 from nasseg.cli.console import wide_console
@@ -24,6 +23,7 @@ from nasseg.cli.verb import Verb
 from nasseg.data.layouts import open_data
 from nasseg.errors import BundleError, ConfigError, Problem, nearest
 from nasseg.export.bundle import bundle_predictor
+from nasseg.log import STDERR
 from nasseg.report.evaluation import PAGE, report_folder, write_report
 from nasseg.report.worst import Worst
 from nasseg.training.device import check_precision, resolve_device
@@ -194,11 +194,10 @@ def _checked(
 @contextlib.contextmanager
 def _heard(cases: Worst | None, images: int) -> Iterator[Each | None]:
     """What hears of each image: the report's collector, and a bar where a person looks on."""
-    console = Console(stderr=True)
-    if not console.is_terminal:
+    if not STDERR.is_terminal:
         yield cases
         return
-    with Progress(console=console, transient=True) as bar:
+    with Progress(console=STDERR, transient=True) as bar:
         task = bar.add_task("measuring", total=images)
 
         def each(id_: str, prediction_HW: NDArray[np.uint8], truth_HW: NDArray[np.uint8]) -> None:

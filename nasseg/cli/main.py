@@ -11,6 +11,7 @@ import click
 
 import nasseg
 from nasseg.errors import NassegError
+from nasseg.log import console_logs
 
 VERBS = {
     "search": "find decoders that fit a budget",
@@ -58,7 +59,8 @@ def run(arguments: Sequence[str] | None = None) -> None:
     if "" not in sys.path and os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
     try:
-        main.main(args=arguments, prog_name="nasseg", standalone_mode=False)
+        with console_logs():
+            main.main(args=arguments, prog_name="nasseg", standalone_mode=False)
     except NassegError as error:
         click.echo(f"nasseg: {error}", err=True)
         sys.exit(error.exit_code)

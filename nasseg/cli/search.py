@@ -15,6 +15,7 @@ from nasseg.cli.genotypes import read_genotype
 from nasseg.cli.options import SIZE, parse_sets, split_sets
 from nasseg.cli.verb import Verb
 from nasseg.errors import StudyError
+from nasseg.log import shown_on
 from nasseg.report.front_plot import save_front
 from nasseg.report.live import SearchScreen
 from nasseg.report.pareto import front_table, next_commands, summary
@@ -117,7 +118,7 @@ def command(
     if earlier is not None:
         screen.begin(read_study(plan.out).trials)
     try:
-        with screen:
+        with shown_on(console), screen:
             view = run(plan, resources, screen)
     except KeyboardInterrupt:
         stopped(console, plan, screen)

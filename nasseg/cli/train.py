@@ -20,6 +20,7 @@ from nasseg.cli.run_view import RunView, protocol_line, result_table, stop_switc
 from nasseg.cli.target import Asked, trial_of
 from nasseg.cli.verb import Verb
 from nasseg.errors import ConfigError, NassegError, Problem, TrainingFailed, nearest
+from nasseg.log import shown_on
 from nasseg.search.cluster import ENVIRONMENT, check_room, node_resources, session
 from nasseg.search.resources import EXECUTORS, Resources
 from nasseg.training.distributed import World, joined, speaks
@@ -193,7 +194,7 @@ def train(console: Console, run: RunDir, crew: Crew, here: World) -> None:
         f"{trial.data} · {len(run.classes)} classes · {at} · {trial.trainer}, {total} iterations · seed {trial.seed} · {run.path}"
         + (f" · {ranks} processes" if ranks > 1 else "")
     )
-    with stop_switch(PATIENCE if ranks > 1 else 0.0) as switch, RunView(console, total, images) as view:
+    with stop_switch(PATIENCE if ranks > 1 else 0.0) as switch, shown_on(console), RunView(console, total, images) as view:
 
         def report(iteration: int, metrics: Mapping[str, float]) -> bool:
             if metrics:

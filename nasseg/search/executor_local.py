@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import multiprocessing
 import os
 import signal
@@ -12,6 +14,7 @@ from dataclasses import dataclass, field
 from multiprocessing import connection
 from typing import Any
 
+from nasseg.log import forwarded, relay
 from nasseg.search.candidate import Proposal
 from nasseg.search.study import Study
 from nasseg.search.worker import Stopped, execute
@@ -100,6 +103,8 @@ class Pool:
                     continue
                 if kind == "progress":
                     progress(number, *content)
+                elif kind == "log":
+                    relay(f"trial {number}", *content)
                 else:
                     worker.proposal = None
                     study.tell(number, Result.from_dict(content))
@@ -166,10 +171,22 @@ def serve(pipe: connection.Connection, threads: int) -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=leave_with, args=(parent.sentinel,), daemon=True).start()
+    logging.captureWarnings(True)
+    sending = threading.Lock()
+
+    def send(kind: str, content: object) -> None:
+        with sending:
+            pipe.send((kind, content))
+
+    def send_log(logger: str, level: int, text: str) -> None:
+        with contextlib.suppress(OSError):
+            send("log", (logger, level, text))
+
     try:
-        while True:
-            trial = Trial.from_dict(pipe.recv())
-            pipe.send(("done", execute(trial, reporter(pipe)).result.to_dict()))
+        with forwarded(send_log):
+            while True:
+                trial = Trial.from_dict(pipe.recv())
+                send("done", execute(trial, reporter(send)).result.to_dict())
     except (EOFError, OSError, Stopped):
         return
 
@@ -180,7 +197,7 @@ def leave_with(sentinel: int) -> None:
     os._exit(1)
 
 
-def reporter(pipe: connection.Connection) -> Callable[[int, Mapping[str, float]], bool]:
+def reporter(send: Callable[[str, object], None]) -> Callable[[int, Mapping[str, float]], bool]:
     """A report that sends at most one message every quarter of a second."""
     last = 0.0
 
@@ -190,7 +207,7 @@ def reporter(pipe: connection.Connection) -> Callable[[int, Mapping[str, float]]
         if now - last >= PROGRESS_SECONDS:
             last = now
             try:
-                pipe.send(("progress", (iteration, dict(metrics))))
+                send("progress", (iteration, dict(metrics)))
             except OSError as error:
                 raise Stopped from error
         return False

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import signal
 import threading
 from collections.abc import Iterator, Mapping
@@ -18,6 +19,7 @@ from nasseg.files import dump_yaml, write_atomic
 from nasseg.genes.budget import Budget
 from nasseg.genes.genotype import Genotype
 from nasseg.genes.space import Space
+from nasseg.log import forwarded
 from nasseg.search.checkpoints import FrontCheckpoints
 from nasseg.search.driver import DriverLock
 from nasseg.search.executor_local import run_local
@@ -115,6 +117,7 @@ def run(plan: Plan, resources: Resources, listener: Listener | None = None) -> S
         stack.enter_context(quiet_optuna())
         recorder = stack.enter_context(contextlib.closing(Recorder(plan, listener)))
         study = stack.enter_context(contextlib.closing(open_study(plan, recorder)))
+        stack.enter_context(forwarded(recorder.record))
         recorder.begin(study)
         stack.enter_context(interruptible())
         if resources.executor == "local":
@@ -200,6 +203,10 @@ class Recorder:
                 self.checkpoints.prune(self.study.front)
         if self.listener is not None:
             self.listener(event)
+
+    def record(self, logger: str, level: int, text: str) -> None:
+        """A warning that was logged during the search, in a worker or here."""
+        self.log.write(f"{logging.getLevelName(level).lower()}: {text}")
 
     def keep_traceback(self, number: int) -> None:
         """A failed trial's traceback goes into the log before its folder goes."""

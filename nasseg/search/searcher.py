@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import queue
 import threading
 import time
@@ -19,6 +20,7 @@ from ray.tune import Callback, Trainable
 from ray.tune.search import Searcher
 
 import nasseg
+from nasseg.log import forwarded, relay
 from nasseg.search.candidate import Proposal, finite, unfinite
 from nasseg.search.study import Study
 from nasseg.search.worker import LostProcess, Run, Stopped, execute
@@ -35,9 +37,10 @@ LOST = 2
 
 
 PROGRESS = "nasseg_progress"
+LOGS = "nasseg_logs"
 RESULT = "nasseg_result"
 LOST_RANK = "nasseg_lost_rank"
-"""What a worker tells, as JSON text: Tune flattens mappings."""
+"""Keys of what a worker sends, each as JSON text: Tune flattens mappings."""
 
 
 class StudySearcher(Searcher):  # type: ignore[misc]  # Ray is not typed
@@ -61,8 +64,9 @@ class StudySearcher(Searcher):  # type: ignore[misc]  # Ray is not typed
         return {"trial": proposal.trial.to_dict(), "version": nasseg.__version__, "workers": self.workers}
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Progress of a running trial."""
+        """Progress of a running trial, and what it logged."""
         proposal = self.proposals.get(trial_id)
+        self._relay(proposal, result)
         progress = result.get(PROGRESS)
         if proposal is not None and progress:
             iteration, metrics = json.loads(progress)
@@ -73,12 +77,19 @@ class StudySearcher(Searcher):  # type: ignore[misc]  # Ray is not typed
         proposal = self.proposals.pop(trial_id, None)
         if proposal is None:
             return
+        self._relay(proposal, result or {})
         content = (result or {}).get(RESULT)
         if error or content is None:
             why = "killed, out of memory, or its node went away"
             self.study.fail(proposal.number, f"its worker was lost {LOST} times ({why})", lost=True)
         else:
             self.study.tell(proposal.number, Result.from_dict(unfinite(json.loads(content))))
+
+    @staticmethod
+    def _relay(proposal: Proposal | None, result: Mapping[str, Any]) -> None:
+        if proposal is not None:
+            for record in json.loads(result.get(LOGS) or "[]"):
+                relay(f"trial {proposal.number}", *record)
 
     def number(self, trial_id: str) -> int | None:
         """The study's number of one of Tune's trials that runs."""
@@ -121,6 +132,7 @@ class TrialRunner(Trainable):  # type: ignore[misc]  # Ray is not typed
     def setup(self, config: dict[str, Any]) -> None:
         """Called once an actor; the run begins with the first step."""
         self.ranks: RankGroup | None = None
+        logging.captureWarnings(True)
         self.begin(config)
 
     def begin(self, config: dict[str, Any]) -> None:
@@ -142,15 +154,20 @@ class TrialRunner(Trainable):  # type: ignore[misc]  # Ray is not typed
             self.thread = threading.Thread(target=work, args=(self.content, self.messages, self.leaving, run), daemon=True)
             self.thread.start()
         told: dict[str, Any] = {PROGRESS: ""}
+        logs: list[Any] = []
         deadline = time.monotonic() + STEP_SECONDS
         with contextlib.suppress(queue.Empty):
             # Of several messages only the newest is worth an answer; the result is at once.
             while RESULT not in told:
-                told = self.messages.get(timeout=max(0.0, deadline - time.monotonic()))
-                if LOST_RANK in told:
+                message = self.messages.get(timeout=max(0.0, deadline - time.monotonic()))
+                if LOST_RANK in message:
                     # Tune counts it as a lost worker and starts the trial again.
-                    raise RuntimeError(told[LOST_RANK])
-        return told
+                    raise RuntimeError(message[LOST_RANK])
+                if LOGS in message:
+                    logs.append(message[LOGS])
+                else:
+                    told = message
+        return {**told, LOGS: json.dumps(logs)} if logs else told
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Take the next trial, if the last one's thread has ended."""
@@ -186,7 +203,8 @@ def work(config: dict[str, Any], messages: queue.Queue[dict[str, Any]], leaving:
         result = Result(status=Result.FAILED, reason=reason)
     else:
         try:
-            result = execute(Trial.from_dict(config["trial"]), report, run).result
+            with forwarded(lambda *record: messages.put({LOGS: record})):
+                result = execute(Trial.from_dict(config["trial"]), report, run).result
         except Stopped:
             return
         except LostProcess as error:

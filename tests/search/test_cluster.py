@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import pickle
 import queue
@@ -26,7 +27,7 @@ from tests.kits_store import complete, diary_of, make_study
 for name, value in ENVIRONMENT.items():
     os.environ.setdefault(name, value)
 
-from nasseg.search.searcher import PROGRESS, RESULT, LostWorkers, StudySearcher, TrialRunner  # noqa: E402  # after Ray's switches
+from nasseg.search.searcher import LOGS, PROGRESS, RESULT, LostWorkers, StudySearcher, TrialRunner  # noqa: E402  # after Ray's switches
 
 
 @pytest.fixture(autouse=True)
@@ -129,6 +130,20 @@ def test_searcher_hands_out_and_takes_back(tmp_path: Path) -> None:
     assert reasons == {"its worker was lost 2 times (killed, out of memory, or its node went away)"}
 
 
+def test_searcher_relays_what_workers_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    searcher, _ = searcher_of(tmp_path, trials=1)
+    searcher.suggest("t0")
+    number = searcher.number("t0")
+    searcher.on_trial_result("t0", {PROGRESS: "", LOGS: '[["nasseg.fake", 30, "odd"], ["py.warnings", 40, "100% wrong"]]'})
+    searcher.on_trial_result("gone", {PROGRESS: "", LOGS: '[["nasseg.fake", 30, "too late"]]'})
+    searcher.on_trial_complete("t0", {RESULT: complete(searcher.proposals["t0"].trial.genotype).to_json(), LOGS: '[["a", 30, "last"]]'})
+    assert [(record.name, record.levelno, record.getMessage()) for record in caplog.records] == [
+        ("nasseg.fake", 30, f"trial {number}: odd"),
+        ("py.warnings", 40, f"trial {number}: 100% wrong"),
+        ("a", 30, f"trial {number}: last"),
+    ]
+
+
 def test_searcher_and_callback_pickle_without_the_study(tmp_path: Path) -> None:
     searcher, _ = searcher_of(tmp_path, trials=1)
     callback = LostWorkers(searcher, lambda *told: None)
@@ -161,12 +176,13 @@ def runner_of(folder: Path, **more: Any) -> tuple[TrialRunner, dict[str, Any]]:
 
 def test_runner_gathers_progress_and_ends_with_the_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("nasseg.search.searcher.STEP_SECONDS", 0.05)
-    runner, config = runner_of(tmp_path, trials=1, recipe=recipe(tmp_path / "diary", sleep=0.08))
+    runner, config = runner_of(tmp_path, trials=1, recipe=recipe(tmp_path / "diary", sleep=0.08, warn="odd"))
     steps = [runner.step()]
     while not steps[-1].get("done"):
         steps.append(runner.step())
     assert '"status": "complete"' in steps[-1][RESULT]
     assert any(step.get(PROGRESS) for step in steps[:-1])
+    assert [record for step in steps for record in json.loads(step.get(LOGS, "[]"))] == [["nasseg.fake", 30, "odd"]]
     assert runner.reset_config(config) is True
     # The attempt had finished: it is read, not run again.
     assert runner.step()[RESULT] == steps[-1][RESULT]

@@ -54,6 +54,14 @@ def test_every_trial_once_each_told(tmp_path: Path, concurrency: int) -> None:
     assert not multiprocessing.active_children()
 
 
+def test_warnings_of_workers_are_logged_with_their_trial(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    study, _ = make_study(tmp_path / "out", trials=3, recipe=recipe(tmp_path / "diary", warn="a 100% odd thing"))
+    run_local(study, concurrency=2, progress=lambda *told: None, lost=refuse)
+    logged = sorted((record.name, record.levelname, record.getMessage()) for record in caplog.records)
+    trained = sorted(t.number for t in study.view().trials if t.trained)
+    assert logged == [("nasseg.fake", "WARNING", f"trial {number}: a 100% odd thing") for number in trained]
+
+
 def test_failures_of_a_trainer_do_not_end_the_search(tmp_path: Path) -> None:
     study, _ = make_study(tmp_path / "out", trials=8, recipe=recipe(tmp_path / "diary", crash="raise"))
     run_local(study, concurrency=1, progress=lambda *told: None, lost=refuse)
@@ -149,17 +157,17 @@ class Wire:
         self.sent: list[Any] = []
         self.broken = False
 
-    def send(self, message: Any) -> None:
+    def send(self, kind: str, content: object) -> None:
         if self.broken:
             raise BrokenPipeError
-        self.sent.append(message)
+        self.sent.append((kind, content))
 
 
 def test_reports_are_sent_four_times_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
     monkeypatch.setattr(executor_local, "time", SimpleNamespace(monotonic=lambda: now[0]))
-    wire: Any = Wire()
-    report = reporter(wire)
+    wire = Wire()
+    report = reporter(wire.send)
     for k in range(10):
         now[0] += 0.1
         assert report(k, {"loss": 1.0}) is False

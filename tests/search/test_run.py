@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 import os
 import random
 import signal
@@ -262,3 +263,11 @@ def test_data_that_cannot_be_read_is_refused_before_anything_is_written(tmp_path
     with pytest.raises(DataError, match="file is truncated"):
         go(tmp_path, data=f"{root}?classes=3")
     assert not (tmp_path / "out").exists()
+
+
+def test_warnings_reach_the_log_of_the_search(tmp_path: Path) -> None:
+    go(tmp_path, trials=2, settings={"diary": "", "warn": "the sky is falling"})
+    lines = (tmp_path / "out" / "search.log").read_text().splitlines()
+    assert [line.split(" ", 1)[1] for line in lines if "sky" in line] == ["warning: the sky is falling"] * 2
+    logging.getLogger("nasseg.fake").warning("after the search")
+    assert "after the search" not in (tmp_path / "out" / "search.log").read_text()
