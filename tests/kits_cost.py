@@ -30,7 +30,8 @@ def random_genotype(rng: random.Random) -> Genotype:
     """Any value of any gene, drawn deep to shallow so that every map that is reused exists."""
     raw: dict[str, Any] = {
         "fusion_stride": rng.choice((4, 8)),
-        "project": rng.choice(("none", 64, 128, 256)),
+        "project": rng.choice(("none", 64, 128, 256, 512, 768)),
+        "project_norm": rng.choice(("none", "batch")),
         "fusion": rng.choice(("concat", "fca")),
         "fusion_width": rng.choice((64, 96, 128, 256)),
     }
@@ -43,6 +44,10 @@ def random_genotype(rng: random.Random) -> Genotype:
             "ffn": rng.choice((0, 1, 2, 4)),
             "ffn_depthwise": rng.choice((True, False)),
             "pool_conv": rng.choice((True, False)),
+            "input_norm": rng.choice((True, False)),
+            "mixing": rng.choice(("norm_gelu", "norm", "norm_norm_gelu")),
+            "lpm_residual": rng.choice(("once", "twice")),
+            "residual": rng.choice(("raw", "normalised")),
         }
         if attention == "own":
             grid = grids[stage] = rng.choice((8, 16, 32, 64, 128) if stage > 1 else (4, 8, 16, 32, 64, 128))
@@ -51,6 +56,7 @@ def random_genotype(rng: random.Random) -> Genotype:
                 "rank": rng.choice((0, 1, 2, 4, 8, "full")),
                 "heads": rng.choice(("native", 1, 2, 3, 8, 64)),
                 "query_pool": rng.choice((1, 2)),
+                "softmax_scale": rng.choice(("width", "rank")),
             }
         else:
             grid = grids[int(attention[-1])] if attention != "none" else 32

@@ -109,12 +109,30 @@ def with_gene(name: str, value: Any, start: Mapping[str, Any] = SMALL) -> Genoty
     if name == "attention" and str(value).startswith("stage"):
         source = int(value[-1])
         raw = {**start, **{f"stage{i}.attention": value if i < source else "own" for i in STAGES}}
-    if name == "pool_conv":
-        raw["inputs"] = [1]
+    raw |= {"pool_conv": {"inputs": [1]}, "lpm_residual": {"lpm": "plain"}, "project_norm": {"project": 64}}.get(name, {})
     return Genotype.from_dict(raw)
 
 
 SPECIAL_CASES = {
+    "normalised inputs of every kind": {
+        **SMALL,
+        "input_norm": True,
+        "stage4.rank": 0,
+        "stage3.inputs": [1, 3],
+        "stage1.attention": "stage3",
+        "stage1.inputs": [1, 4],
+    },
+    "two norms and pooled queries": {**SMALL, "mixing": "norm_norm_gelu", "residual": "normalised", "query_pool": 2, "input_norm": True},
+    "normalised residuals of one branch": {
+        **SMALL,
+        "residual": "normalised",
+        "stage4.ffn": 0,
+        "stage3.attention": "none",
+        "stage2.rank": 0,
+    },
+    "both residuals of an LPM": {**SMALL, "lpm": "se", "lpm_residual": "twice", "stage3.residual": "normalised"},
+    "scale of a reused map": {**SMALL, "softmax_scale": "rank", "stage2.attention": "stage4", "stage1.rank": "full"},
+    "normed projections under fca": {**SMALL, "fusion": "fca", "project": 64, "project_norm": "batch", "fusion_stride": 8},
     "reuse of a full map": {**SMALL, "rank": "full", "stage3.attention": "stage4", "stage1.attention": "stage4"},
     "reuse of a pooled map": {**SMALL, "key_stride": 64, "query_pool": 2, "stage2.attention": "stage3", "stage1.attention": "stage3"},
     "reuse of a uniform map": {**SMALL, "rank": 0, "stage1.attention": "stage4"},
@@ -150,7 +168,8 @@ def draw_genotype(rng: random.Random) -> Genotype:
         for i in STAGES:
             stage = {name: rng.choice(GENES[name].values) for name in STAGE_GENES}
             if str(stage["attention"]).startswith("stage"):
-                del stage["key_stride"], stage["heads"], stage["rank"], stage["query_pool"]
+                for gene in ("key_stride", "heads", "rank", "softmax_scale", "query_pool"):
+                    del stage[gene]
             elif stage["inputs"] == "all":
                 stage["inputs"] = [j for j in STAGES if STRIDES[j - 1] <= stage["key_stride"]]
             raw[f"stage{i}"] = stage

@@ -104,6 +104,14 @@ def attention_cost(
     widths = tuple([channels[j - 1] for j in genes.inputs])
     convolved = tuple([channels[j - 1] for j in genes.inputs if STRIDES[j - 1] < key_stride]) if genes.pool_conv else ()
     mixing = mixing_cost(widths, convolved, keys)
+    if genes.mixing == "norm_norm_gelu":
+        mixing += norm_cost(sum(widths), keys)
+    if genes.input_norm:
+        # The stage's own map takes the norm of its queries, which is counted with them.
+        shared = i + 1 if genes.source is None and genes.rank != 0 else None
+        for j in genes.inputs:
+            if j != shared:
+                mixing += norm_cost(channels[j - 1], grids[j - 1][0] * grids[j - 1][1])
     width = sum(widths)
     c, n = channels[i], grids[i][0] * grids[i][1]
     if of_map.rank == 0:
@@ -115,12 +123,18 @@ def attention_cost(
     return mixing + own_cost(width, c, rank, n, queries, keys, query_pool > 1)
 
 
+def norm_cost(width: int, positions: int) -> Part:
+    """A LayerNorm over ``width`` channels at so many positions: 2·width parameters, 5·positions·width for fvcore."""
+    return Part(2 * width, 0, 5 * positions * width)
+
+
 @lru_cache(maxsize=REMEMBERED)
 def mixing_cost(widths: tuple[int, ...], convolved: tuple[int, ...], keys: int) -> Part:
     """Keys and values' common source Y = GELU(LN(concat)): the pooled maps, a 1×1 convolution with bias on some of them, LayerNorm.
 
     ``widths`` are those of all maps, T their sum; ``convolved`` those of the maps with a convolution; ``keys`` is M. Parameters
-    Σ(w² + w) + 2T and MACs M·Σw², both sums over the convolved; LayerNorm 5·M·T.
+    Σ(w² + w) + 2T and MACs M·Σw², both sums over the convolved; LayerNorm 5·M·T. A second LayerNorm (``mixing`` is ``norm_norm_gelu``) and
+    those of ``input_norm`` are :func:`norm_cost`; without GELU the cost is the same.
     """
     width, squares = sum(widths), sum([w * w for w in convolved])
     return Part(squares + sum(convolved) + 2 * width, keys * squares, keys * squares + 5 * keys * width)
@@ -215,6 +229,7 @@ def ffn_cost(ratio: int, depthwise: bool, c: int, grid: Grid) -> Part:
 def fusion_cost(genotype: Genotype, channels: Sequence[int], grids: Sequence[Grid], num_classes: int) -> Part:
     """Projections at each stage's own grid, resizes to the shallowest kept one, the fusion and the classifier E → K with bias.
 
+    A projection c_i → P with bias has c_i·P + P parameters; with BatchNorm c_i·P + 2P, and 2·N_i·P for fvcore.
     ``concat``: T·E + 2E parameters. ``fca``, s the shallowest width and d the sum of the others: (s+d)·E + 2E for the first convolution,
     s + 2 for the spatial gate, d·E + E for the channel gate (used twice, on one position), E² + 2E for the last convolution.
     """
@@ -224,8 +239,12 @@ def fusion_cost(genotype: Genotype, channels: Sequence[int], grids: Sequence[Gri
     if genotype.project is not None:
         project = genotype.project
         for i in kept:
+            positions = grids[i][0] * grids[i][1]
             params += channels[i] * project + project
-            macs += grids[i][0] * grids[i][1] * channels[i] * project
+            macs += positions * channels[i] * project
+            if genotype.project_norm == "batch":
+                params += project
+                extra += 2 * positions * project
         widths = [project] * len(kept)
     n = grids[kept[0]][0] * grids[kept[0]][1]
     shallow, deep = widths[0], sum(widths[1:])

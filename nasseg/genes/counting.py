@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from nasseg.genes.slots import CHAIN, DEFAULT, Values, default_value, derived, is_legal, is_read, sees, slot_name
 from nasseg.genes.variable import Choices, Condition
@@ -53,8 +53,7 @@ class Way:
     follows: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Drawn:
+class Drawn(NamedTuple):
     """What is kept of a tied variable: the first choice ``like`` the one drawn, and earlier choices that so far mean the same."""
 
     like: int
@@ -64,13 +63,15 @@ class Drawn:
 def alike(variable: Choices) -> tuple[int, ...]:
     """For each choice of a tied variable the first one that all later slots take for the same.
 
-    A later slot sees of a rank and of an FFN ratio only whether they are 0, of inputs the coarsest and whether it is alone, of a local
-    module nothing at all. Choices that mean the same at some stage keep apart: which of them was drawn matters.
+    A later slot sees of a rank only whether it is 0 or full, of an FFN ratio whether it is 0, of a local module whether there is one, of
+    inputs the coarsest and whether it is alone. Choices that mean the same at some stage keep apart: which of them was drawn matters.
     """
 
     def seen(value: Any) -> Any:
-        if variable.gene in ("rank", "ffn"):
-            return value == 0
+        if variable.gene == "rank":
+            return value if value in (0, "full") else None
+        if variable.gene in ("lpm", "ffn"):
+            return value in (0, "none")
         if variable.gene == "inputs":
             return max(value), len(value) == 1
         return value if variable.gene in ("attention", "key_stride") else None
@@ -112,6 +113,11 @@ class Grammar:
             later = {name for names in reads[k:] for name in names}
             earlier = {*self.order[:k], *(name for names in reads[:k] for name in names if name.startswith("tie:"))}
             self._live.append(tuple(sorted(later & earlier)))
+        # Tied variables that no slot behind this one reads: whether one is left with a twin is then known.
+        self._closing = [
+            tuple(name for name in {*self._live[k], *reads[k]} if name.startswith("tie:") and name not in self._live[k + 1])
+            for k in range(last)
+        ]
         # Instance-wide memory: a state is what is still seen, so the number of ways on depends on nothing else.
         self.count: Callable[[int, tuple[Any, ...]], int] = cache(self._count)
         self.ways: Callable[[int, tuple[Any, ...]], tuple[Way, ...]] = cache(self._ways)
@@ -144,11 +150,11 @@ class Grammar:
 
     def _next(self, k: int, values: Mapping[str, Any]) -> tuple[Any, ...] | None:
         """The state in front of slot k + 1, or None where a tied variable is left with a twin."""
-        live = self._live[k + 1]
-        for name, drawn in values.items():
-            if name.startswith("tie:") and drawn is not None and drawn.twins and name not in live:
+        for name in self._closing[k]:
+            drawn = values.get(name)
+            if drawn is not None and drawn.twins:
                 return None
-        return tuple(values.get(name) for name in live)
+        return tuple(map(values.get, self._live[k + 1]))
 
     def _ways(self, k: int, state: tuple[Any, ...]) -> tuple[Way, ...]:
         """The ways on from slot k, those without a completion included."""

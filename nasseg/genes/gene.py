@@ -28,6 +28,9 @@ class Gene:
 
     ``scope`` is ``global`` (once a decoder) or ``stage`` (once a stage). ``values`` are the canonical values a search may list; ``check``
     turns one spelling of a value at stage ``i`` (0 for a global gene) into its canonical form, or raises ``ValueError`` with the rule.
+
+    ``implied``: at its default the gene is left out of genotype files and of ids. Genes added after the first genotype files are, so a
+    genotype written before them keeps its id.
     """
 
     name: str
@@ -37,6 +40,7 @@ class Gene:
     active_when: str
     meaning: str
     check: Callable[[Any, int], Any]
+    implied: bool = False
 
 
 def _one_of(*legal: Value) -> Callable[[Any, int], Any]:
@@ -142,7 +146,37 @@ GENES: dict[str, Gene] = {
             "stages whose pooled maps are concatenated by channel into K and V; a decoded stage gives its decoded map",
             _inputs,
         ),
+        Gene(
+            "input_norm",
+            "stage",
+            (False, True),
+            False,
+            _ATTENDS,
+            "LayerNorm on each input map before it is pooled; the stage's own map takes the norm of its queries where it has one",
+            _one_of(False, True),
+            implied=True,
+        ),
         Gene("pool_conv", "stage", (True, False), True, _ATTENDS, "1×1 convolution on each map that was pooled", _one_of(True, False)),
+        Gene(
+            "mixing",
+            "stage",
+            ("norm_gelu", "norm", "norm_norm_gelu"),
+            "norm_gelu",
+            _ATTENDS,
+            "what follows the concatenated maps: LayerNorm and GELU, LayerNorm alone, or two LayerNorms and GELU",
+            _one_of("norm_gelu", "norm", "norm_norm_gelu"),
+            implied=True,
+        ),
+        Gene(
+            "softmax_scale",
+            "stage",
+            ("width", "rank"),
+            "width",
+            f"{_OWN} with a rank of 1 to 8",
+            "Q·K is divided by the square root of the stage's width per head, or of the rank",
+            _one_of("width", "rank"),
+            implied=True,
+        ),
         Gene(
             "query_pool",
             "stage",
@@ -161,6 +195,16 @@ GENES: dict[str, Gene] = {
             "local perception module and its gate",
             _one_of("none", "plain", "se", "eca", "cbam", "coord"),
         ),
+        Gene(
+            "lpm_residual",
+            "stage",
+            ("once", "twice"),
+            "once",
+            "the stage's lpm is not none",
+            "twice: the LPM's normalised input is added to its output, and the sum to the stage's residual",
+            _one_of("once", "twice"),
+            implied=True,
+        ),
         Gene("ffn", "stage", (0, 1, 2, 4), 4, _GATED, "expansion ratio of the FFN; 0 for none", _one_of(0, 1, 2, 4)),
         Gene(
             "ffn_depthwise",
@@ -172,13 +216,33 @@ GENES: dict[str, Gene] = {
             _one_of(True, False),
         ),
         Gene(
+            "residual",
+            "stage",
+            ("raw", "normalised"),
+            "raw",
+            "a branch of the stage normalises its input: own attention with a rank above 0, LPM, FFN",
+            "what these branches are added to: their input, or the LayerNorm of it that they read",
+            _one_of("raw", "normalised"),
+            implied=True,
+        ),
+        Gene(
             "project",
             "global",
-            ("none", 64, 128, 256),
+            ("none", 64, 128, 256, 512, 768),
             "none",
             "always",
             "width of a 1×1 per stage before fusion",
-            _one_of("none", 64, 128, 256),
+            _one_of("none", 64, 128, 256, 512, 768),
+        ),
+        Gene(
+            "project_norm",
+            "global",
+            ("none", "batch"),
+            "none",
+            "project is not none",
+            "batch: the projection has no bias, BatchNorm and ReLU follow it",
+            _one_of("none", "batch"),
+            implied=True,
         ),
         Gene(
             "fusion",
@@ -203,6 +267,8 @@ GENES: dict[str, Gene] = {
 
 STAGE_GENES = tuple(name for name, gene in GENES.items() if gene.scope == "stage")
 GLOBAL_GENES = tuple(name for name, gene in GENES.items() if gene.scope == "global")
+IMPLIED = {name: gene.default for name, gene in GENES.items() if gene.implied}
+"""Defaults of the genes that are left out of files and ids at their default."""
 
 
 def check_value(name: str, value: Any, stage: int, where: str, key: str, problems: list[Problem]) -> Any:

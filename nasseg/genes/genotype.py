@@ -14,7 +14,7 @@ from typing import Any, Self
 
 from nasseg.errors import ConfigError, Problem, nearest
 from nasseg.files import canonical_json, digest, dump_yaml, read_yaml, write_atomic
-from nasseg.genes.gene import GENES, GLOBAL_GENES, STAGE_GENES, STAGES, STRIDES, check_value
+from nasseg.genes.gene import GENES, GLOBAL_GENES, IMPLIED, STAGE_GENES, STAGES, STRIDES, check_value
 
 FORMAT = 1
 """Version of the genotype file; a reader refuses a higher one."""
@@ -22,7 +22,7 @@ FORMAT = 1
 
 STAGE_NAMES = tuple(f"stage{stage}" for stage in STAGES)
 
-_OF_A_MAP = ("key_stride", "rank", "heads", "query_pool")
+_OF_A_MAP = ("key_stride", "rank", "heads", "softmax_scale", "query_pool")
 """What a map is made of; a stage that reuses one has its source's."""
 
 
@@ -30,8 +30,9 @@ _OF_A_MAP = ("key_stride", "rank", "heads", "query_pool")
 class StageGenes:
     """The genes of one kept stage. ``None`` marks a gene that nothing reads at this stage.
 
-    A reused map (``attention`` is ``stage2``…``stage4``) has no ``heads``, ``key_stride``, ``rank`` or ``query_pool`` of its own: they are
-    its source's. A uniform map (``rank`` 0) has neither ``heads`` nor ``query_pool``: every query of every head gets the same mean.
+    A reused map (``attention`` is ``stage2``…``stage4``) has no ``heads``, ``key_stride``, ``rank``, ``softmax_scale`` or ``query_pool`` of
+    its own: they are its source's. A uniform map (``rank`` 0) has no ``heads``, ``softmax_scale`` or ``query_pool``: every query of every
+    head gets the same mean. At full rank the two values of ``softmax_scale`` are one.
     """
 
     attention: str
@@ -39,21 +40,30 @@ class StageGenes:
     key_stride: int | None
     rank: int | str | None
     inputs: tuple[int, ...] | None
+    input_norm: bool | None
     pool_conv: bool | None
+    mixing: str | None
+    softmax_scale: str | None
     query_pool: int | None
     lpm: str
+    lpm_residual: str | None
     ffn: int
     ffn_depthwise: bool | None
+    residual: str | None
 
     @property
     def source(self) -> int | None:
         """The stage whose map is reused, or None."""
         return int(self.attention[-1]) if self.attention.startswith("stage") else None
 
-    def to_dict(self) -> dict[str, Any]:
+    def active(self) -> dict[str, Any]:
         """The genes that are read, by name."""
         named = {f.name: getattr(self, f.name) for f in fields(self)}
         return {k: list(v) if isinstance(v, tuple) else v for k, v in named.items() if v is not None}
+
+    def to_dict(self) -> dict[str, Any]:
+        """The genes that are read, less those that are implied (:data:`nasseg.genes.gene.IMPLIED`)."""
+        return _stated(self.active())
 
 
 @dataclass(frozen=True)
@@ -68,6 +78,7 @@ class Genotype:
     fusion_stride: int
     stages: tuple[StageGenes | None, StageGenes | None, StageGenes | None, StageGenes | None]
     project: int | None
+    project_norm: str | None
     fusion: str
     fusion_width: int
 
@@ -97,11 +108,13 @@ class Genotype:
                 stages[stage - 1] = _stage(stage, named[stage], stages, where, problems)
         if problems:
             raise ConfigError(problems)
+        project = None if globals_["project"] == "none" else globals_["project"]
         return cls(
             backbone=globals_["backbone"],
             fusion_stride=globals_["fusion_stride"],
             stages=(stages[0], stages[1], stages[2], stages[3]),
-            project=None if globals_["project"] == "none" else globals_["project"],
+            project=project,
+            project_norm=None if project is None else globals_["project_norm"],
             fusion=globals_["fusion"],
             fusion_width=globals_["fusion_width"],
         )
@@ -116,7 +129,11 @@ class Genotype:
         write_atomic(path, dump_yaml(self.to_dict()))
 
     def to_dict(self) -> dict[str, Any]:
-        """The canonical form: active genes only, stages from deep to shallow. ``from_dict`` gives the same genotype back."""
+        """The canonical form: active genes only, stages from deep to shallow. ``from_dict`` gives the same genotype back.
+
+        Genes that came after format 1 had its first files (:data:`nasseg.genes.gene.IMPLIED`) are left out at their default, so that a
+        genotype has the same form and the same id as before there were such genes.
+        """
         out: dict[str, Any] = {"format": FORMAT}
         if self.backbone is not None:
             out["backbone"] = self.backbone
@@ -125,7 +142,14 @@ class Genotype:
             genes = self.stages[stage - 1]
             if genes is not None:
                 out[f"stage{stage}"] = genes.to_dict()
-        return out | {"project": self.project or "none", "fusion": self.fusion, "fusion_width": self.fusion_width}
+        return out | _stated(self._fusion())
+
+    def _fusion(self) -> dict[str, Any]:
+        """The active genes of the fusion."""
+        project: dict[str, Any] = (
+            {"project": "none"} if self.project is None else {"project": self.project, "project_norm": self.project_norm}
+        )
+        return project | {"fusion": self.fusion, "fusion_width": self.fusion_width}
 
     def to_json(self) -> str:
         """The canonical form on one line with sorted keys: what ``id`` is the digest of (the format number left out)."""
@@ -158,7 +182,7 @@ class Genotype:
         problems = []
         for key, value in assignments.items():
             gene = key.rpartition(".")[2]
-            if gene in STAGE_GENES and not any(name == key or name.endswith(f".{key}") for name in flat):
+            if gene in GENES and key != "backbone" and not any(name == key or name.endswith(f".{key}") for name in flat):
                 rule = f"nothing reads this gene here: it is read when {GENES[gene].active_when}"
                 problems.append(Problem(where, key, rule, value))
         if problems:
@@ -166,14 +190,14 @@ class Genotype:
         return made
 
     def flat(self) -> dict[str, Any]:
-        """Active genes under dotted names: ``{"fusion_stride": 4, "stage4.attention": "own", …}``."""
-        out: dict[str, Any] = {}
-        for key, value in self.to_dict().items():
-            if isinstance(value, dict):
-                out.update({f"{key}.{gene}": v for gene, v in value.items()})
-            elif key != "format":
-                out[key] = value
-        return out
+        """All active genes, implied ones too, under dotted names: ``{"fusion_stride": 4, "stage4.attention": "own", …}``."""
+        out: dict[str, Any] = {} if self.backbone is None else {"backbone": self.backbone}
+        out["fusion_stride"] = self.fusion_stride
+        for stage in reversed(STAGES):
+            genes = self.stages[stage - 1]
+            if genes is not None:
+                out.update({f"stage{stage}.{gene}": value for gene, value in genes.active().items()})
+        return out | self._fusion()
 
     def on(self, backbone: str | None) -> Self:
         """The same decoder on another backbone."""
@@ -212,20 +236,33 @@ class Genotype:
     def short(self) -> str:
         """A few words for a table: ``4:own1 3:4 2:4 1:- | k32 self | lpm se | ffn 4 | concat 128/4``.
 
-        Stages deep to shallow; behind ``own`` the rank, then the key stride (``q2`` for pooled queries) and the inputs. ``m`` marks a plain
-        MLP, ``p`` the width of a projection; what differs between stages stands with dots between. Heads and pool_conv are left out.
+        Stages deep to shallow; behind ``own`` the rank, then the key stride (``q2`` for pooled queries) and the inputs (``+n`` normalised).
+        ``m`` marks a plain MLP, ``res n`` residuals of normalised maps, ``p`` the width of a projection (``bn`` with BatchNorm); what
+        differs between stages stands with dots between. Heads, pool_conv, mixing, softmax_scale and lpm_residual are left out.
         """
         kept = [(i, genes) for i in reversed(STAGES) if (genes := self.stages[i - 1]) is not None]
         attending = [(i, g) for i, g in kept if g.inputs is not None]
         maps = " ".join(f"{i}:{_map_word(g)}" for i, g in kept)
         keys = _joined([f"k{g.key_stride}{' q2' if g.query_pool == 2 else ''}" for _, g in attending if g.key_stride])
         inputs = _joined(
-            ["all" if g.inputs == STAGES else "self" if g.inputs == (i,) else "".join(map(str, g.inputs or ())) for i, g in attending]
+            [
+                ("all" if g.inputs == STAGES else "self" if g.inputs == (i,) else "".join(map(str, g.inputs or ())))
+                + ("+n" if g.input_norm else "")
+                for i, g in attending
+            ]
         )
         ffn = _joined([f"{g.ffn}{'' if g.ffn_depthwise or not g.ffn else 'm'}" for _, g in kept])
-        fusion = f"{self.fusion}{f' p{self.project}' if self.project else ''} {self.fusion_width}/{self.fusion_stride}"
-        words = (maps, f"{keys} {inputs}" if attending else "", f"lpm {_joined([g.lpm for _, g in kept])}", f"ffn {ffn}", fusion)
+        residual = _joined(["n" if g.residual == "normalised" else "-" for _, g in kept if g.residual] or ["-"])
+        project = f" p{self.project}{'bn' if self.project_norm == 'batch' else ''}" if self.project else ""
+        fusion = f"{self.fusion}{project} {self.fusion_width}/{self.fusion_stride}"
+        lpm = f"lpm {_joined([g.lpm for _, g in kept])}"
+        words = (maps, f"{keys} {inputs}" if attending else "", lpm, f"ffn {ffn}", "" if residual == "-" else f"res {residual}", fusion)
         return " | ".join(word for word in words if word)
+
+
+def _stated(genes: dict[str, Any]) -> dict[str, Any]:
+    """Without the genes that are implied: those at the default that a file without them has."""
+    return {gene: value for gene, value in genes.items() if gene not in IMPLIED or value != IMPLIED[gene]}
 
 
 def _map_word(genes: StageGenes) -> str:
@@ -300,6 +337,7 @@ def _stage(
     rank: int | str | None = None
     inputs: tuple[int, ...] | None = None
     pool_conv: bool | None = None
+    softmax_scale: str | None = None
     query_pool: int | None = None
     grid: int | None = None
     reuses = attention not in ("none", "own")
@@ -308,6 +346,7 @@ def _stage(
         rank = read("rank")
         if rank != 0:
             heads, query_pool = read("heads"), read("query_pool")
+            softmax_scale = None if rank == "full" else read("softmax_scale")
     elif reuses:
         source = deeper[int(attention[-1]) - 1] if int(attention[-1]) > stage else None
         if source is None or source.attention != "own":
@@ -335,4 +374,20 @@ def _stage(
         if grid in STRIDES and inputs == (STRIDES.index(grid) + 1,):
             # Nothing is pooled, so there is no map for the convolution to stand on.
             pool_conv = None
-    return StageGenes(attention, heads, key_stride, rank, inputs, pool_conv, query_pool, lpm, ffn, read("ffn_depthwise") if ffn else None)
+    return StageGenes(
+        attention=attention,
+        heads=heads,
+        key_stride=key_stride,
+        rank=rank,
+        inputs=inputs,
+        input_norm=None if grid is None else read("input_norm"),
+        pool_conv=pool_conv,
+        mixing=None if grid is None else read("mixing"),
+        softmax_scale=softmax_scale,
+        query_pool=query_pool,
+        lpm=lpm,
+        lpm_residual=None if lpm == "none" else read("lpm_residual"),
+        ffn=ffn,
+        ffn_depthwise=read("ffn_depthwise") if ffn else None,
+        residual=read("residual") if heads is not None or lpm != "none" or ffn else None,
+    )

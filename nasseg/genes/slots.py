@@ -14,15 +14,19 @@ Values = Mapping[str, Any]
 DEFAULT: Final = object()
 """Stands for the gene's default, which for ``inputs`` depends on the key grid."""
 
-# Within a stage each gene comes after those it looks at; the two derived slots are what other slots need to know of a map.
+# Within a stage each gene comes after those it looks at; the derived slots are what other slots need to know of a map, an LPM and an FFN. A
+# slot that looks at another follows it closely: what is between has to be counted for each value apart.
 STAGE_ORDER = (
-    "attention", "key_stride", "rank", "map", "grid", "heads", "inputs", "pool_conv", "query_pool", "lpm", "ffn", "ffn_depthwise",
+    "attention", "key_stride", "rank", "map", "softmax_scale", "grid", "heads", "inputs", "pool_conv", "input_norm", "mixing", "query_pool",
+    "lpm", "local", "lpm_residual", "ffn", "hidden", "ffn_depthwise", "residual",
 )  # fmt: skip
+DERIVED = ("map", "grid", "local", "hidden")
 CHAIN: tuple[tuple[str, int], ...] = (
     ("backbone", 0),
     ("fusion_stride", 0),
     *((gene, stage) for stage in reversed(STAGES) for gene in STAGE_ORDER),
     ("project", 0),
+    ("project_norm", 0),
     ("fusion", 0),
     ("fusion_width", 0),
 )
@@ -37,7 +41,7 @@ def slot_name(gene: str, stage: int) -> str:
 def sees(gene: str, stage: int) -> tuple[str, ...]:
     """The slots that decide whether this one is read and what is legal there."""
     if stage == 0:
-        return ()
+        return ("project",) if gene == "project_norm" else ()
     here = f"stage{stage}."
     deeper = tuple(f"stage{j}.map" for j in STAGES if j > stage)
     return {
@@ -47,12 +51,19 @@ def sees(gene: str, stage: int) -> tuple[str, ...]:
         "map": (here + "key_stride", here + "rank"),
         "grid": (here + "attention", here + "key_stride", *deeper),
         "heads": (here + "map",),
+        "softmax_scale": (here + "map", here + "rank"),
         "inputs": (here + "grid", here + "attention"),
+        "input_norm": (here + "grid",),
         "pool_conv": (here + "grid", here + "inputs"),
+        "mixing": (here + "grid",),
         "query_pool": (here + "map",),
         "lpm": ("fusion_stride",),
+        "local": (here + "lpm",),
+        "lpm_residual": (here + "local",),
         "ffn": ("fusion_stride",),
-        "ffn_depthwise": (here + "ffn",),
+        "hidden": (here + "ffn",),
+        "ffn_depthwise": (here + "hidden",),
+        "residual": (here + "map", here + "local", here + "hidden"),
     }[gene]
 
 
@@ -66,13 +77,21 @@ def is_read(gene: str, stage: int, values: Values) -> bool:
             return bool(values[here + "attention"] == "own")
         case "heads" | "query_pool":
             return values[here + "map"] is not None
-        case "inputs":
+        case "softmax_scale":
+            return values[here + "map"] is not None and values[here + "rank"] != "full"
+        case "inputs" | "input_norm" | "mixing":
             return values[here + "grid"] is not None
         case "pool_conv":
             grid = values[here + "grid"]
             return grid is not None and not (grid in STRIDES and values[here + "inputs"] == (STRIDES.index(grid) + 1,))
+        case "lpm_residual":
+            return bool(values[here + "local"])
         case "ffn_depthwise":
-            return bool(values[here + "ffn"])
+            return bool(values[here + "hidden"])
+        case "residual":
+            return values[here + "map"] is not None or bool(values[here + "local"] or values[here + "hidden"])
+        case "project_norm":
+            return bool(values["project"] != "none")
     return True
 
 
@@ -94,8 +113,13 @@ def default_value(gene: str, stage: int, values: Values) -> Any:
 
 
 def derived(slot: str, values: Values) -> Any:
-    """``map``: the key grid of a stage that owns a map others may reuse. ``grid``: the key grid a stage works on."""
+    """``map``: the key grid of a stage that owns a map others may reuse. ``grid``: the key grid a stage works on. ``local``, ``hidden``:
+    whether it has an LPM, an FFN."""
     here, _, gene = slot.partition(".")
+    if gene == "local":
+        return values[f"{here}.lpm"] not in (None, "none")
+    if gene == "hidden":
+        return values[f"{here}.ffn"] not in (None, 0)
     if gene == "map":
         return values[f"{here}.key_stride"] if values[f"{here}.rank"] not in (None, 0) else None
     attention = values[f"{here}.attention"]
@@ -108,7 +132,7 @@ def to_genotype(values: Values) -> Genotype:
     """The genotype with these values. They are canonical already, so the genotype is made as it is and not read again."""
     stages: list[StageGenes | None] = []
     for stage in STAGES:
-        genes = {gene: values[f"stage{stage}.{gene}"] for gene in STAGE_ORDER if gene not in ("map", "grid")}
+        genes = {gene: values[f"stage{stage}.{gene}"] for gene in STAGE_ORDER if gene not in DERIVED}
         stages.append(None if genes["attention"] is None else StageGenes(**genes))
     project = values["project"]
     return Genotype(
@@ -116,6 +140,7 @@ def to_genotype(values: Values) -> Genotype:
         fusion_stride=values["fusion_stride"],
         stages=(stages[0], stages[1], stages[2], stages[3]),
         project=None if project == "none" else project,
+        project_norm=values["project_norm"],
         fusion=values["fusion"],
         fusion_width=values["fusion_width"],
     )
@@ -127,12 +152,13 @@ def to_values(genotype: Genotype) -> dict[str, Any]:
         "backbone": genotype.backbone,
         "fusion_stride": genotype.fusion_stride,
         "project": genotype.project or "none",
+        "project_norm": genotype.project_norm,
         "fusion": genotype.fusion,
         "fusion_width": genotype.fusion_width,
     }
     for stage in STAGES:
         genes = genotype.stage(stage)
         for gene in STAGE_ORDER:
-            if gene not in ("map", "grid"):
+            if gene not in DERIVED:
                 values[f"stage{stage}.{gene}"] = None if genes is None else getattr(genes, gene)
     return values

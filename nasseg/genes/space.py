@@ -17,6 +17,7 @@ from nasseg.genes.binding import bind, bind_settings, entries
 from nasseg.genes.budget import Budget
 from nasseg.genes.chooser import FixedChooser, RandomChooser
 from nasseg.genes.counting import Cycle, Grammar
+from nasseg.genes.gene import IMPLIED
 from nasseg.genes.genotype import Genotype
 from nasseg.genes.presets import preset
 from nasseg.genes.slots import slot_name, to_genotype, to_values
@@ -271,7 +272,8 @@ class Space:
         reasons = []
         for slot in grammar.order:
             value, legal = target.get(slot), self._values.get(slot, set())
-            if value is not None and value not in legal:
+            implied = slot.rpartition(".")[2] in IMPLIED
+            if value is not None and value not in legal and (legal or not implied):
                 here = " or ".join(sorted(map(plain, legal))) or "not read"
                 reasons.append(f"{slot} is {plain(value)} there and {here} here")
         return "; ".join(reasons) or "its values are each in the space, but not together"

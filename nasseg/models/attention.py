@@ -48,26 +48,65 @@ class AttentionMap(NamedTuple):
         return fused_attention(self.q_BhNr, self.k_BhMr, v_BhMd, self.scale)
 
 
+class InputNorm(nn.Module):
+    """Input maps, each through a LayerNorm over its channels, and pooled to the key grid (FeedFormer: F_1; MetaSeg: the stage's own map).
+
+    ``widths`` are the channels of the inputs by stage, ``ratios`` their pooling ratios. ``shared`` is the stage whose map comes normalised
+    already, or None; every other has a norm of its own, under its stage's name.
+    """
+
+    def __init__(self, widths: Mapping[int, int], ratios: Mapping[int, int], shared: int | None) -> None:
+        super().__init__()
+        self.pools = tuple((j, ratios[j], j == shared) for j in widths)
+        for j, channels in widths.items():
+            if j != shared:
+                self.add_module(f"stage{j}", ChannelNorm(channels))
+
+    def forward(self, maps: Sequence[Tensor], own_BCHW: Tensor | None) -> list[Tensor]:
+        """Maps (B, c_j, H_j, W_j) in the order of ``widths`` and the shared one, normalised → maps (B, c_j, gh, gw)."""
+        pooled = []
+        for (j, ratio, shared), x_BCHW in zip(self.pools, maps, strict=True):
+            y_BCHW = own_BCHW if shared and own_BCHW is not None else self.get_submodule(f"stage{j}")(x_BCHW)
+            pooled.append(block_mean(y_BCHW, ratio))
+        return pooled
+
+
 class Mixing(nn.Module):
     """Keys and values of a stage out of pooled maps: ``Y = GELU(LN_T(concat_j Conv1x1_j(P_j)))``, tokens (B, M, T).
 
     The convolution (c_j → c_j, bias) stands on each map that was pooled, if ``pool_conv``; a map already on the key grid comes as it is.
-    GELU after the norm follows U-MixFormer's code; SCASeg's text does not name it.
+    GELU after the norm is in the code of FeedFormer, MetaSeg and U-MixFormer; SCASeg's text does not name it (``form`` ``norm``).
+    U-MixFormer's Cityscapes head has two norms in a row (``norm_norm_gelu``).
 
-    ``widths`` are the channels of the inputs by stage, ``pooled`` the stages among them whose maps were pooled.
+    ``widths`` are the channels of the inputs by stage, ``pooled`` the stages among them whose maps were pooled. With ``input_norm`` the
+    maps come as they are, to be normalised and pooled by it; without, they come pooled.
     """
 
-    def __init__(self, widths: Mapping[int, int], pooled: Collection[int], pool_conv: bool) -> None:
+    def __init__(
+        self,
+        widths: Mapping[int, int],
+        pooled: Collection[int],
+        pool_conv: bool,
+        form: str = "norm_gelu",
+        input_norm: InputNorm | None = None,
+    ) -> None:
         super().__init__()
         self.names = tuple(f"stage{j}" for j in widths)
+        self.input_norm = input_norm
         self.convs = nn.ModuleDict({f"stage{j}": nn.Conv2d(c, c, 1) for j, c in widths.items() if pool_conv and j in pooled})
         self.width = sum(widths.values())
         self.norm = nn.LayerNorm(self.width)
+        self.second_norm = nn.LayerNorm(self.width) if form == "norm_norm_gelu" else None
+        self.gelu = form != "norm"
 
-    def forward(self, pooled: Sequence[Tensor]) -> Tensor:
-        """Maps (B, c_j, gh, gw), all on the key grid, in the order of ``widths`` → tokens (B, gh·gw, T)."""
-        maps = [self.convs[name](p_BCgg) if name in self.convs else p_BCgg for name, p_BCgg in zip(self.names, pooled, strict=True)]
-        return F.gelu(self.norm(to_tokens(torch.cat(maps, dim=1) if len(maps) > 1 else maps[0])))
+    def forward(self, maps: Sequence[Tensor], own_BCHW: Tensor | None = None) -> Tensor:
+        """Maps in the order of ``widths``, and the stage's own, normalised, if it has a norm → tokens (B, gh·gw, T)."""
+        pooled = maps if self.input_norm is None else self.input_norm(maps, own_BCHW)
+        parts = [self.convs[name](p_BCgg) if name in self.convs else p_BCgg for name, p_BCgg in zip(self.names, pooled, strict=True)]
+        y_BMT = self.norm(to_tokens(torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]))
+        if self.second_norm is not None:
+            y_BMT = self.second_norm(y_BMT)
+        return F.gelu(y_BMT) if self.gelu else y_BMT
 
 
 class OwnAttention(TwoForms):
@@ -76,17 +115,28 @@ class OwnAttention(TwoForms):
     ``A = softmax(s · Q_h K_hᵀ)``, ``O = Wo concat_h(A V_h)`` with ``Q = LN_c(F_i) Wq``, ``K = Y Wk``, ``V = Y Wv``, ``s = (c/h)^-1/2``.
     Wq: c → h·r, Wk: T → h·r, Wv: T → c, all without bias; rank ``full`` means h·r = c; Wo: c → c with bias.
 
-    ``query_pool`` 2 (SCASeg's Cityscapes head): queries are ``GELU(LN_c(Conv1x1(AvgPool2(LN_c(F_i)))))`` on half the grid, Wo acts there,
-    and the result is upsampled. The scale is MetaSeg's and U-MixFormer's code; SCASeg's text reads 1/sqrt(d_k).
+    ``query_pool`` 2 (the Cityscapes heads of FeedFormer, U-MixFormer and SCASeg): queries are ``GELU(LN_c(Conv1x1(AvgPool2(LN_c(F_i)))))``
+    on half the grid, Wo acts there, and the result is upsampled. The scale is MetaSeg's and U-MixFormer's code; SCASeg's text reads
+    1/sqrt(d_k), d_k = r: ``softmax_scale`` ``rank``.
 
     ``shared``: other stages reuse the map. As written it is computed in the open, unless it is of full width and nobody else's.
     """
 
-    def __init__(self, channels: int, mixing: Mixing, *, heads: int, rank: int | str, query_pool: int, shared: bool) -> None:
+    def __init__(
+        self,
+        channels: int,
+        mixing: Mixing,
+        *,
+        heads: int,
+        rank: int | str,
+        query_pool: int,
+        shared: bool,
+        softmax_scale: str | None = None,
+    ) -> None:
         super().__init__()
         width = channels if rank == "full" else heads * int(rank)
         self.heads, self.query_pool = heads, query_pool
-        self.scale = (channels / heads) ** -0.5
+        self.scale = (int(rank) if softmax_scale == "rank" else channels / heads) ** -0.5
         self.shared, self.full = shared, rank == "full"
         self.norm = ChannelNorm(channels)
         self.query_conv = nn.Conv2d(channels, channels, 1) if query_pool > 1 else None
@@ -97,13 +147,13 @@ class OwnAttention(TwoForms):
         self.value = nn.Linear(mixing.width, channels, bias=False)
         self.out = nn.Linear(channels, channels)
 
-    def forward(self, x_BCHW: Tensor, pooled: Sequence[Tensor]) -> tuple[Tensor, AttentionMap | None]:
-        """Stage map and pooled inputs → the residual (B, c, H, W), and the map if other stages reuse it."""
-        q_BCgg = self.norm(x_BCHW)
+    def forward(self, x_BCHW: Tensor, maps: Sequence[Tensor]) -> tuple[Tensor, Tensor, AttentionMap | None]:
+        """Stage map and the maps that :class:`Mixing` takes → the residual (B, c, H, W), ``LN_c(F_i)``, and the map if others reuse it."""
+        normed_BCHW = q_BCgg = self.norm(x_BCHW)
         if self.query_conv is not None and self.query_norm is not None:
             q_BCgg = F.gelu(self.query_norm(self.query_conv(block_mean(q_BCgg, self.query_pool))))
         grid = (q_BCgg.shape[2], q_BCgg.shape[3])
-        y_BMT = self.mixing(pooled)
+        y_BMT = self.mixing(maps, normed_BCHW)
         q_BhNr = split_heads(self.query(to_tokens(q_BCgg)), self.heads)
         k_BhMr = split_heads(self.key(y_BMT), self.heads)
         v_BhMd = split_heads(self.value(y_BMT), self.heads)
@@ -111,7 +161,7 @@ class OwnAttention(TwoForms):
         weights_BhNM = attention_map(q_BhNr, k_BhMr, self.scale) if in_the_open else None
         own = AttentionMap(q_BhNr, k_BhMr, self.scale, grid, weights_BhNM)
         o_BCgg = to_map(self.out(merge_heads(own.apply(v_BhMd))), grid)
-        return resize(o_BCgg, (x_BCHW.shape[2], x_BCHW.shape[3])), own if self.shared else None
+        return resize(o_BCgg, (x_BCHW.shape[2], x_BCHW.shape[3])), normed_BCHW, own if self.shared else None
 
 
 class ReusedAttention(nn.Module):
@@ -129,9 +179,9 @@ class ReusedAttention(nn.Module):
         self.value = nn.Linear(mixing.width, channels, bias=False)
         self.out = nn.Linear(channels, channels)
 
-    def forward(self, x_BCHW: Tensor, pooled: Sequence[Tensor], source: AttentionMap) -> Tensor:
-        """Stage map (its size is read), pooled inputs and the source's map → the residual (B, c, H, W)."""
-        v_BhMd = split_heads(self.value(self.mixing(pooled)), source.q_BhNr.shape[1])
+    def forward(self, x_BCHW: Tensor, maps: Sequence[Tensor], source: AttentionMap) -> Tensor:
+        """Stage map (its size is read), the maps that :class:`Mixing` takes and the source's map → the residual (B, c, H, W)."""
+        v_BhMd = split_heads(self.value(self.mixing(maps)), source.q_BhNr.shape[1])
         o_BNC = self.out(merge_heads(source.apply(v_BhMd)))
         return resize(to_map(o_BNC, source.grid), (x_BCHW.shape[2], x_BCHW.shape[3]))
 
@@ -148,9 +198,9 @@ class UniformAttention(nn.Module):
         self.value = nn.Linear(mixing.width, channels, bias=False)
         self.out = nn.Linear(channels, channels)
 
-    def forward(self, pooled: Sequence[Tensor]) -> Tensor:
-        """Pooled inputs → the residual (B, c, 1, 1), to be broadcast."""
-        o_BC: Tensor = self.out(self.value(self.mixing(pooled).mean(dim=1)))
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        """The maps that :class:`Mixing` takes → the residual (B, c, 1, 1), to be broadcast."""
+        o_BC: Tensor = self.out(self.value(self.mixing(maps).mean(dim=1)))
         return o_BC[:, :, None, None]
 
 

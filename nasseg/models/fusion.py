@@ -9,8 +9,9 @@ mixes channels and a bilinear resize mixes positions, so they commute, and the r
     W [up(x_1), …, up(x_k)] = Σ_j up(W_j x_j),    W = [W_1, …, W_k]
 
 What is executed is the right-hand side: each map meets its slice of the weight on its own grid, 4 to 64 times smaller, and no map of T
-channels exists. A projection before it (x_j → P_j x_j + b_j) is multiplied into the slice where that is less work, and a BatchNorm in eval
-mode is the scale and the shift of W's rows. Names of weights, gradients and BatchNorm statistics are those of the form as written.
+channels exists. A projection before it (x_j → P_j x_j + b_j) is multiplied into the slice where that is less work; with a ReLU between the
+two (``project_norm`` ``batch``) there is no such product, and the projection runs as it is. A BatchNorm in eval mode is the scale and the
+shift of W's rows. Names of weights, gradients and BatchNorm statistics are those of the form as written.
 """
 
 from __future__ import annotations
@@ -96,6 +97,9 @@ class FcaMix(ConcatMix):
     def executed(self, maps: Sequence[Tensor], projections: Sequence[nn.Module | None], *, banded: bool = False) -> Rows:
         """The same function; the deep maps are projected on their own grids, for the maximum reads them so."""
         grid = grid_of(maps[0])
+        if isinstance(projections[0], NormedProjection):
+            # Both readers of the shallow map take it projected, and neither can take the projection in.
+            maps, projections = [projections[0](maps[0]), *maps[1:]], [None, *projections[1:]]
         deep = [x_BChw if project is None else project(x_BChw) for x_BChw, project in zip(maps[1:], projections[1:], strict=True)]
         f_of = super().executed([maps[0], *deep], [projections[0], *(None for _ in deep)], banded=banded)
         spatial_of = normed(self.spatial_norm, [(maps[0], self.spatial.weight.flatten(1), projections[0])], grid, banded=banded)
@@ -112,6 +116,19 @@ class FcaMix(ConcatMix):
         return out_of
 
 
+class NormedProjection(nn.Module):
+    """``ReLU(BN(Conv1x1(x)))``, the convolution without bias: mmsegmentation's form of SegFormer's projection."""
+
+    def __init__(self, channels: int, width: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, width, 1, bias=False)
+        self.norm = nn.BatchNorm2d(width)
+
+    def forward(self, x_BChw: Tensor) -> Tensor:
+        """(B, c, h, w) → (B, P, h, w)."""
+        return F.relu(self.norm(self.conv(x_BChw)))
+
+
 MIXES: dict[str, type[ConcatMix]] = {"concat": ConcatMix, "fca": FcaMix}
 
 
@@ -119,15 +136,23 @@ class Fusion(nn.Module):
     """Projection per stage, resize to the fusion grid, one of :data:`MIXES`, dropout, classifier.
 
     ``widths`` are the channels of the kept stages by number, shallow to deep. ``project`` puts a 1×1 convolution c_i → P with bias on every
-    map at its own grid, before the upsample (SegFormer's head). The classifier is a 1×1 convolution E → K with bias, behind channel
-    dropout. Initialisation: :func:`nasseg.models.ops.init_head`.
+    map at its own grid, before the upsample (SegFormer's head), ``project_norm`` a :class:`NormedProjection` instead. The classifier is a
+    1×1 convolution E → K with bias, behind channel dropout. Initialisation: :func:`nasseg.models.ops.init_head`.
     """
 
     def __init__(
-        self, kind: str, widths: Mapping[int, int], fusion_width: int, num_classes: int, *, project: int | None, dropout: float
+        self,
+        kind: str,
+        widths: Mapping[int, int],
+        fusion_width: int,
+        num_classes: int,
+        *,
+        project: int | None,
+        dropout: float,
+        project_norm: bool = False,
     ) -> None:
         super().__init__()
-        self.project = nn.ModuleDict({f"stage{i}": nn.Conv2d(c, project, 1) if project else nn.Identity() for i, c in widths.items()})
+        self.project = nn.ModuleDict({f"stage{i}": _projection(c, project, project_norm) for i, c in widths.items()})
         self.mix = MIXES[kind]([project or c for c in widths.values()], fusion_width)
         self.dropout = nn.Dropout2d(dropout)
         self.classifier = nn.Conv2d(fusion_width, num_classes, 1)
@@ -144,6 +169,12 @@ class Fusion(nn.Module):
         fused = self.mix.executed(maps, projections, banded=True)
         parts = (self.classifier(fused(band)) for band in rows)
         return in_bands(parts, rows, maps[0].shape[2])
+
+
+def _projection(channels: int, width: int | None, norm: bool) -> nn.Module:
+    if width is None:
+        return nn.Identity()
+    return NormedProjection(channels, width) if norm else nn.Conv2d(channels, width, 1)
 
 
 Term = tuple[Tensor, Tensor, nn.Module | None]

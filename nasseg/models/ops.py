@@ -34,17 +34,26 @@ class ChannelNorm(nn.LayerNorm):
 
 
 class Residual(nn.Module):
-    """``x + drop_path(branch(LN_C(x)))``: BCHW → BCHW."""
+    """``x + drop_path(branch(LN_C(x)))``: BCHW → BCHW.
 
-    def __init__(self, channels: int, branch: nn.Module, drop_path: float) -> None:
+    ``normalised``: the residual leaves from ``LN_C(x)``, as in U-MixFormer's code. ``twice``: ``LN_C(x)`` is added once more, as where a
+    branch has a residual of its own inside (SCASeg's Eq. 19 within Eq. 6).
+    """
+
+    def __init__(self, channels: int, branch: nn.Module, drop_path: float, *, normalised: bool = False, twice: bool = False) -> None:
         super().__init__()
+        self.normalised, self.twice = normalised, twice
         self.norm = ChannelNorm(channels)
         self.branch = branch
         self.drop_path = stochastic_depth(drop_path)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """The input plus its branch."""
-        return plus(x_BCHW, self.drop_path(self.branch(self.norm(x_BCHW))))
+        y_BCHW = self.norm(x_BCHW)
+        branch_BCHW = self.branch(y_BCHW)
+        if self.twice:
+            branch_BCHW = plus(y_BCHW, branch_BCHW)
+        return plus(y_BCHW if self.normalised else x_BCHW, self.drop_path(branch_BCHW))
 
 
 def stochastic_depth(rate: float) -> nn.Module:

@@ -93,7 +93,7 @@ class TestShow:
 class TestStats:
     def test_size_alone(self, capsys: pytest.CaptureFixture[str]) -> None:
         out = call(capsys, "space", "stats", "scaseg")
-        assert out.startswith("scaseg  842,400 genotypes\n")
+        assert out.startswith("scaseg  2,021,760 genotypes\n")
         assert "give --backbone, --size and --classes" in out
         told = json.loads(call(capsys, "space", "stats", "decoder", "--json"))
         assert told["size"] == 25_758_942_193_235_427_821_568

@@ -66,25 +66,30 @@ def test_a_uniform_map_is_owned_and_not_reused() -> None:
 
 def test_decoder_space_counts_in_a_moment_and_exactly() -> None:
     space = Space.load("decoder")
-    assert space.size() == 25_758_942_193_235_427_821_568
+    assert space.size() == 850_045_092_376_723_922_107_616
     assert len({space.at(number).id for number in range(500)}) == 500
     assert space.at(space.size() - 1).id != space.at(0).id
-    # By hand: fusion_stride 8, and every stage without attention: (6 lpm × (1 + 3·2) ffn)^3 × 4 project × 2 fusion × 8 widths.
-    assert space.with_fixed({"fusion_stride": 8, "attention": "none"}).size() == (6 * 7) ** 3 * 64
-    # Stage 4 with one key grid: rank 0 (1) or 5 ranks × 4 heads × 2 query pools, × 2 pool_conv × 15 inputs, less 1: [4] pools nothing.
-    attended = (1 + 5 * 4 * 2) * (2 * 15 - 1)
+    # By hand: fusion_stride 8, and every stage without attention: (6 lpm × (1 + 3·2) ffn)^3 bodies, all but the empty one with 2 residuals,
+    # × (1 + 5·2) projections × 2 fusion × 8 widths.
+    bodies, heads = (6 * 7) ** 3, 11 * 2 * 8
+    assert space.with_fixed({"fusion_stride": 8, "attention": "none"}).size() == (2 * bodies - 1) * heads
+    # Stage 4 with one key grid: × 2 pool_conv × 15 inputs, less 1: [4] pools nothing; × 2 input_norm × 3 mixing. Rank 0 has no residual of
+    # its own; 5 ranks × 4 heads × 2 query pools have.
+    keys = (2 * 15 - 1) * 2 * 3
     alone = space.with_fixed(
         {"fusion_stride": 8, "stage3.attention": "none", "stage2.attention": "none", "stage4.attention": "own", "stage4.key_stride": 32}
     )
-    assert alone.size() == attended * (6 * 7) ** 3 * 64
+    assert alone.size() == keys * ((2 * bodies - 1) + 5 * 4 * 2 * 2 * bodies) * heads
 
 
 def test_alike_choices() -> None:
     def variable(gene: str, *rows: tuple[object, ...]) -> Choices:
         return Choices("v", gene, tuple(map(str, range(len(rows[0])))), dict(zip((4, 3), rows, strict=True)))
 
-    assert alike(variable("lpm", ("none", "se", "eca"), ("none", "se", "eca"))) == (0, 0, 0)
-    assert alike(variable("rank", (0, 1, 2), (0, 1, 2))) == (0, 1, 1)
+    assert alike(variable("lpm", ("none", "se", "eca"), ("none", "se", "eca"))) == (0, 1, 1)
+    assert alike(variable("mixing", ("norm_gelu", "norm"), ("norm_gelu", "norm"))) == (0, 0)
+    # A full rank has no softmax_scale.
+    assert alike(variable("rank", (0, 1, 2, "full"), (0, 1, 2, "full"))) == (0, 1, 1, 3)
     assert alike(variable("key_stride", (8, 32, 64), (8, 32, 64))) == (0, 1, 2)
     assert alike(variable("inputs", ((4,), (1, 2, 3, 4), (2, 4)), ((3,), (1, 2, 3, 4), (2, 4)))) == (0, 1, 1)
     # The first and the second are one value at stage 4.

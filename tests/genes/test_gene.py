@@ -8,17 +8,23 @@ from typing import Any
 import pytest
 
 from nasseg.errors import Problem
-from nasseg.genes.gene import GENES, GLOBAL_GENES, NATIVE_HEADS, STAGE_GENES, STAGES, STRIDES, check_value
+from nasseg.genes.gene import GENES, GLOBAL_GENES, IMPLIED, NATIVE_HEADS, STAGE_GENES, STAGES, STRIDES, check_value
 from nasseg.genes.variable import plain
 
 README = Path(__file__).resolve().parents[2] / "search_spaces" / "README.md"
 
 
 def test_catalogue() -> None:
-    assert GLOBAL_GENES == ("backbone", "fusion_stride", "project", "fusion", "fusion_width")
+    assert GLOBAL_GENES == ("backbone", "fusion_stride", "project", "project_norm", "fusion", "fusion_width")
     assert STAGE_GENES == (
-        "attention", "heads", "key_stride", "rank", "inputs", "pool_conv", "query_pool", "lpm", "ffn", "ffn_depthwise",
+        "attention", "heads", "key_stride", "rank", "inputs", "input_norm", "pool_conv", "mixing", "softmax_scale", "query_pool",
+        "lpm", "lpm_residual", "ffn", "ffn_depthwise", "residual",
     )  # fmt: skip
+    # What a genotype file that does not name them has always meant; a changed default would change networks behind their ids.
+    assert IMPLIED == {
+        "input_norm": False, "mixing": "norm_gelu", "softmax_scale": "width", "lpm_residual": "once", "residual": "raw",
+        "project_norm": "none",
+    }  # fmt: skip
     assert [2 ** (i + 1) for i in STAGES] == list(STRIDES)
 
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from nasseg.errors import ConfigError
 from nasseg.files import dump_yaml, parse_yaml
+from nasseg.genes.gene import IMPLIED
 from nasseg.genes.genotype import Genotype, default_inputs
 from nasseg.genes.presets import preset
 from nasseg.genes.space import Space
@@ -60,6 +61,28 @@ fusion: concat
 fusion_width: 128
 """
 
+OLD_IDS = {
+    "354e67a77f9f": json.loads(
+        '{"fusion":"fca","fusion_stride":4,"fusion_width":96,"project":128,"stage1":{"attention":"stage2","ffn":0,"inputs":[1],"l'
+        'pm":"eca","pool_conv":false},"stage2":{"attention":"own","ffn":4,"ffn_depthwise":false,"heads":2,"inputs":[2],"key_strid'
+        'e":8,"lpm":"cbam","query_pool":1,"rank":"full"},"stage3":{"attention":"own","ffn":4,"ffn_depthwise":false,"heads":8,"inp'
+        'uts":[1,2,3,4],"key_stride":64,"lpm":"none","pool_conv":false,"query_pool":1,"rank":4},"stage4":{"attention":"none","ffn'
+        '":0,"lpm":"coord"}}'
+    ),
+    "ea2ae0d2b122": json.loads(
+        '{"fusion":"concat","fusion_stride":8,"fusion_width":64,"project":64,"stage2":{"attention":"stage3","ffn":0,"inputs":[1,2'
+        '],"lpm":"coord","pool_conv":false},"stage3":{"attention":"own","ffn":0,"heads":8,"inputs":[2,3,4],"key_stride":64,"lpm":'
+        '"cbam","pool_conv":false,"query_pool":1,"rank":8},"stage4":{"attention":"own","ffn":4,"ffn_depthwise":true,"heads":64,"i'
+        'nputs":[1,2,3],"key_stride":128,"lpm":"none","pool_conv":true,"query_pool":2,"rank":4}}'
+    ),
+    "bc33e563ea53": json.loads(
+        '{"fusion":"concat","fusion_stride":8,"fusion_width":64,"project":"none","stage2":{"attention":"own","ffn":0,"heads":8,"i'
+        'nputs":[2],"key_stride":8,"lpm":"coord","query_pool":2,"rank":8},"stage3":{"attention":"none","ffn":4,"ffn_depthwise":fa'
+        'lse,"lpm":"eca"},"stage4":{"attention":"none","ffn":2,"ffn_depthwise":true,"lpm":"plain"}}'
+    ),
+}
+"""Genotypes and ids from before there were implied genes (input_norm, mixing, softmax_scale, lpm_residual, residual, project_norm)."""
+
 SOURCE = "a reused map must belong to a deeper stage whose attention is own"
 POOLED = "maps are pooled to the key grid, never upsampled: at key_stride 16 the inputs must be out of [1, 2, 3]"
 
@@ -74,6 +97,31 @@ def test_golden_forms() -> None:
     # What is not named has its default: SCASeg without the local module.
     assert Genotype.from_dict({}).id == "78974f4df80e"
     assert Genotype.from_dict({"lpm": "se"}) == preset("scaseg")
+
+
+@pytest.mark.parametrize("identity", OLD_IDS)
+def test_a_genotype_from_before_a_gene_keeps_its_id(identity: str) -> None:
+    raw = OLD_IDS[identity]
+    old = Genotype.from_dict(raw)
+    assert old.id == identity
+    assert json.loads(old.to_json()) == raw
+    # Said or not said, a default is the same network; any other value is another.
+    assert old.override({gene: value for gene, value in IMPLIED.items() if gene not in ("softmax_scale", "project_norm")}) == old
+    assert Genotype.from_dict({**raw, **IMPLIED}).id == identity
+    assert Genotype.from_dict({**raw, "residual": "normalised"}).id != identity
+
+
+def test_implied_genes_are_read_like_others() -> None:
+    scaseg = preset("scaseg")
+    assert "residual" not in scaseg.to_dict()["stage4"]
+    assert scaseg.flat()["stage4.residual"] == "raw"
+    other = scaseg.override({"stage4.residual": "normalised", "stage3.input_norm": True})
+    assert other.to_dict()["stage4"]["residual"] == "normalised"
+    assert {key for key, value in other.flat().items() if scaseg.flat()[key] != value} == {"stage4.residual", "stage3.input_norm"}
+    assert other.override({"residual": "raw", "input_norm": False}) == scaseg
+    assert "project_norm" not in scaseg.flat()
+    assert preset("segformer").flat()["project_norm"] == "none"
+    assert preset("segformer").override({"project_norm": "batch"}).to_dict()["project_norm"] == "batch"
 
 
 def test_flat() -> None:
@@ -108,6 +156,13 @@ def test_flat() -> None:
         ({"stage3.attention": "stage4", "heads": "native"}, {"stage3.attention": "stage4", "stage3.heads": 8}),
         ({"backbone": "timm:resnet18"}, {"backbone": "resnet18"}),
         ({"project": "none"}, {}),
+        ({"project_norm": "batch"}, {}),
+        ({"project": 64, "project_norm": "none"}, {"project": 64}),
+        ({"attention": "none"}, {"attention": "none", "input_norm": True, "mixing": "norm", "softmax_scale": "rank"}),
+        ({"rank": "full", "softmax_scale": "rank"}, {"rank": "full"}),
+        ({"rank": 0, "ffn": 0, "residual": "normalised"}, {"rank": 0, "ffn": 0}),
+        ({"lpm": "none", "lpm_residual": "twice"}, {}),
+        ({"residual": "raw", "input_norm": False}, {}),
         ({"format": 1}, {}),
     ],
 )
@@ -125,6 +180,8 @@ def test_two_spellings_of_one_network_have_one_id(one: dict[str, Any], other: di
         {"stage1.attention": "none"},
         {"stage2.attention": "stage4"}, {"stage2.attention": "stage3"}, {"heads": 8}, {"key_stride": 64}, {"rank": 0}, {"rank": "full"},
         {"inputs": "self"}, {"pool_conv": False}, {"query_pool": 2}, {"lpm": "plain"}, {"ffn": 2}, {"ffn_depthwise": False},
+        {"residual": "normalised"}, {"input_norm": True}, {"mixing": "norm"}, {"softmax_scale": "rank"},
+        {"lpm": "plain", "lpm_residual": "twice"}, {"project": 128, "project_norm": "batch"},
     ],
 )  # fmt: skip
 def test_different_networks_have_different_ids(change: dict[str, Any]) -> None:
@@ -188,11 +245,12 @@ def test_save_and_load(tmp_path: Path) -> None:
             [f"genotype: stage3.attention: {SOURCE} (given 'stage3'); nearest legal: stage4"],
         ),
         (
-            {"stage3": {"attention": "stage4", "heads": 5, "key_stride": 64, "rank": 2, "query_pool": 2}},
+            {"stage3": {"attention": "stage4", "heads": 5, "key_stride": 64, "rank": 2, "query_pool": 2, "softmax_scale": "rank"}},
             [
                 "genotype: stage3.key_stride: a reused map has that of its source, stage4 (given 64); nearest legal: 32",
                 "genotype: stage3.rank: a reused map has that of its source, stage4 (given 2); nearest legal: 1",
                 "genotype: stage3.heads: a reused map has that of its source, stage4 (given 5); nearest legal: 8",
+                "genotype: stage3.softmax_scale: a reused map has that of its source, stage4 (given 'rank'); nearest legal: width",
                 "genotype: stage3.query_pool: a reused map has that of its source, stage4 (given 2); nearest legal: 1",
             ],
         ),
@@ -259,6 +317,7 @@ class TestOverride:
             ({"stage1.attention": "none", "stage1.rank": 4}, "--set: stage1.rank: nothing reads this gene here: it is"),
             ({"attention": "none", "rank": 4}, "--set: rank: nothing reads this gene here"),
             ({"fusion_stride": 8, "stage1.lpm": "se"}, "--set: stage1.lpm: nothing reads this gene here"),
+            ({"project_norm": "batch"}, "--set: project_norm: nothing reads this gene here: it is read when project is not none"),
         ],
     )  # fmt: skip
     def test_refused(self, change: dict[str, Any], message: str) -> None:
@@ -300,4 +359,4 @@ def test_short(name: str, words: str) -> None:
 def test_short_of_any_genotype() -> None:
     rng = random.Random(0)
     for _ in range(50):
-        assert DECODER.at(rng.randrange(DECODER.size())).short().count(" | ") in (3, 4)
+        assert DECODER.at(rng.randrange(DECODER.size())).short().count(" | ") in (3, 4, 5)

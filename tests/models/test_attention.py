@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from kits_model import features, fill
 
-from nasseg.models.attention import AttentionMap, Mixing, OwnAttention, ReusedAttention, UniformAttention, attention_map
+from nasseg.models.attention import AttentionMap, InputNorm, Mixing, OwnAttention, ReusedAttention, UniformAttention, attention_map
 from nasseg.models.form import written_out
 
 T = 24
@@ -33,7 +33,7 @@ def test_strips_equal_a_softmax_by_einsum(heads: int, rank: int | str) -> None:
     block = own(heads, rank)
     x_BCHW, pooled = stage_input()
     with torch.no_grad():
-        o_BCHW, handed_on = block(x_BCHW, pooled)
+        o_BCHW, _, reused = block(x_BCHW, pooled)
         y = block.mixing(pooled)
         width = 40 // heads if rank == "full" else int(rank)
         q = torch.einsum("bnc,oc->bno", block.norm(x_BCHW).flatten(2).mT, block.query.weight).reshape(2, 96, heads, width)
@@ -42,7 +42,7 @@ def test_strips_equal_a_softmax_by_einsum(heads: int, rank: int | str) -> None:
         weight = torch.einsum("bnhr,bmhr->bhnm", q, k).div(math.sqrt(40 / heads)).exp()
         weight = weight / weight.sum(-1, keepdim=True)
         o = torch.einsum("bhnm,bmhd->bnhd", weight, v).reshape(2, 96, 40) @ block.out.weight.T + block.out.bias
-    assert handed_on is None
+    assert reused is None
     torch.testing.assert_close(o_BCHW, o.mT.reshape(2, 40, 8, 12), rtol=1e-5, atol=1e-5)
 
 
@@ -52,20 +52,20 @@ def test_as_written_a_map_lies_open_and_gives_the_same(rank: int | str, shared: 
     x_BCHW, pooled = stage_input()
     block = own(4, rank, shared=shared)
     with torch.no_grad():
-        executed, handed_on = block(x_BCHW, pooled)
+        executed, _, reused = block(x_BCHW, pooled)
         with written_out(block):
-            written, laid_open = block(x_BCHW, pooled)
+            written, _, laid_open = block(x_BCHW, pooled)
     torch.testing.assert_close(executed, written, rtol=1e-5, atol=1e-5)
     assert not block.as_written
-    assert (handed_on is None) == (laid_open is None) == (not shared)
-    if handed_on is not None and laid_open is not None:
-        assert handed_on.weights_BhNM is None
-        assert handed_on.grid == (8, 12)
+    assert (reused is None) == (laid_open is None) == (not shared)
+    if reused is not None and laid_open is not None:
+        assert reused.weights_BhNM is None
+        assert reused.grid == (8, 12)
         assert laid_open.weights_BhNM is not None
         assert laid_open.weights_BhNM.shape == (2, 4, 96, 6)
         torch.testing.assert_close(laid_open.weights_BhNM.sum(-1), torch.ones(2, 4, 96))
         values = torch.sin(torch.arange(2 * 4 * 6 * 3.0)).reshape(2, 4, 6, 3)
-        torch.testing.assert_close(handed_on.apply(values), laid_open.apply(values), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(reused.apply(values), laid_open.apply(values), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("rank", [1, 2])
@@ -74,9 +74,9 @@ def test_gradients_of_both_forms_are_one(rank: int) -> None:
     block, reuser = own(4, rank, shared=True), fill(ReusedAttention(24, Mixing({3: 16, 4: 8}, [3], True)))
 
     def gradients() -> list[torch.Tensor]:
-        o_BCHW, handed_on = block(x_BCHW, pooled)
-        assert handed_on is not None
-        loss = (o_BCHW**2).sum() + (reuser(x_BCHW, pooled, handed_on) ** 2).sum()
+        o_BCHW, _, reused = block(x_BCHW, pooled)
+        assert reused is not None
+        loss = (o_BCHW**2).sum() + (reuser(x_BCHW, pooled, reused) ** 2).sum()
         return list(torch.autograd.grad(loss, [*block.parameters(), *reuser.parameters()]))
 
     executed = gradients()
@@ -90,10 +90,10 @@ def test_pooled_queries_come_back_at_full_size() -> None:
     x_BCHW, pooled = stage_input()
     block = own(4, 1, query_pool=2, shared=True)
     with torch.no_grad():
-        o_BCHW, handed_on = block(x_BCHW, pooled)
+        o_BCHW, _, reused = block(x_BCHW, pooled)
     assert o_BCHW.shape == x_BCHW.shape
-    assert handed_on is not None
-    assert handed_on.grid == (4, 6)
+    assert reused is not None
+    assert reused.grid == (4, 6)
 
 
 @pytest.mark.parametrize("grid", [(4, 6), (1, 1), (3, 2), (8, 12)])
@@ -120,7 +120,7 @@ def test_rank_zero_equals_a_softmax_of_zeros() -> None:
     asked.load_state_dict(uniform.state_dict(), strict=False)
     with torch.no_grad():
         asked.query.weight.zero_()
-        o_BC11, (o_BCHW, _) = uniform(pooled), asked(x_BCHW, pooled)
+        o_BC11, (o_BCHW, _, _) = uniform(pooled), asked(x_BCHW, pooled)
     assert o_BC11.shape == (2, 40, 1, 1)
     torch.testing.assert_close(o_BC11.expand_as(o_BCHW), o_BCHW, rtol=1e-5, atol=1e-5)
 
@@ -129,7 +129,7 @@ def test_one_key_is_given_to_every_query() -> None:
     x_BCHW, _ = stage_input()
     pooled = [torch.ones(2, 16, 1, 1), torch.zeros(2, 8, 1, 1)]
     with torch.no_grad():
-        o_BCHW, _ = own(4, "full")(x_BCHW, pooled)
+        o_BCHW, _, _ = own(4, "full")(x_BCHW, pooled)
     torch.testing.assert_close(o_BCHW, o_BCHW[:, :, :1, :1].expand_as(o_BCHW))
 
 
@@ -137,3 +137,13 @@ def test_a_map_on_the_key_grid_has_no_convolution() -> None:
     mixing = Mixing({3: 16, 4: 8}, [3], True)
     assert {name: sum(p.numel() for p in conv.parameters()) for name, conv in mixing.convs.items()} == {"stage3": 16 * 16 + 16}
     assert sum(p.numel() for p in Mixing({3: 16, 4: 8}, [3], False).parameters()) == 2 * T
+
+
+def test_normalised_inputs_have_norms_of_their_own_but_for_the_queries_map() -> None:
+    x_BCHW, pooled = stage_input()
+    inputs = InputNorm({2: 40, 3: 16}, {2: 4, 3: 2}, 2)
+    assert {name for name, _ in inputs.named_parameters()} == {"stage3.weight", "stage3.bias"}
+    own_map, other = inputs([x_BCHW, pooled[0]], x_BCHW + 1)
+    torch.testing.assert_close(own_map, F.avg_pool2d(x_BCHW + 1, 4))
+    centred = pooled[0] - pooled[0].mean(1, keepdim=True)
+    torch.testing.assert_close(other, F.avg_pool2d(centred / (pooled[0].var(1, False, keepdim=True) + 1e-5).sqrt(), 2))

@@ -63,13 +63,20 @@ def upsample(x: Tensor, height: int, width: int) -> Tensor:
     return along(along(x, 1, height), 2, width)
 
 
-def mixing(inputs: tuple[int, ...], grid: int, conv: bool, maps: dict[int, Tensor], w: Weights, name: str) -> Tensor:
+def mixing(genes: StageGenes, stage: int, grid: int, maps: dict[int, Tensor], w: Weights, name: str) -> Tensor:
     parts = []
-    for j in inputs:
-        ratio = grid // STRIDES[j - 1]
-        part = pool(maps[j], ratio)
-        parts.append(dense(part, w, f"{name}.convs.stage{j}") if ratio > 1 and conv else part)
-    return F.gelu(layer_norm(torch.cat(parts, -1).flatten(1, 2), w, f"{name}.norm"))
+    assert genes.inputs is not None
+    for j in genes.inputs:
+        ratio, part = grid // STRIDES[j - 1], maps[j]
+        if genes.input_norm:
+            of_queries = j == stage and genes.attention == "own" and genes.rank != 0
+            part = layer_norm(part, w, f"stage{j}.attention.norm" if of_queries else f"{name}.input_norm.stage{j}")
+        part = pool(part, ratio)
+        parts.append(dense(part, w, f"{name}.convs.stage{j}") if ratio > 1 and genes.pool_conv else part)
+    y = layer_norm(torch.cat(parts, -1).flatten(1, 2), w, f"{name}.norm")
+    if genes.mixing == "norm_norm_gelu":
+        y = layer_norm(y, w, f"{name}.second_norm")
+    return y if genes.mixing == "norm" else F.gelu(y)
 
 
 def gate(x: Tensor, kind: str, w: Weights, name: str) -> Tensor:
@@ -106,12 +113,12 @@ def literal_decoder(genotype: Genotype, features: list[Tensor], w: Weights) -> T
         genes, x, name = genotype.stage(i), maps[i], f"stage{i}"
         assert genes is not None
         height, width, c = x.shape[1:]
+        base = x
         if genes.attention != "none":
             owner: StageGenes | None = genotype.stage(genes.source) if genes.source else genes
             assert owner is not None
             assert owner.key_stride is not None
-            assert genes.inputs is not None
-            y = mixing(genes.inputs, owner.key_stride, bool(genes.pool_conv), maps, w, f"{name}.attention.mixing")
+            y = mixing(genes, i, owner.key_stride, maps, w, f"{name}.attention.mixing")
             if genes.source is not None:
                 a, gh, gw = handed[genes.source]
                 h, m = a.shape[1], a.shape[3]
@@ -128,32 +135,40 @@ def literal_decoder(genotype: Genotype, features: list[Tensor], w: Weights) -> T
             else:
                 h = heads[i - 1] or 0
                 q = layer_norm(x, w, f"{name}.attention.norm")
+                base = q if genes.residual == "normalised" else x
                 if genes.query_pool == 2:
                     q = F.gelu(layer_norm(dense(pool(q, 2), w, f"{name}.attention.query_conv"), w, f"{name}.attention.query_norm"))
                 gh, gw = q.shape[1:3]
                 q = dense(q.flatten(1, 2), w, f"{name}.attention.query").unflatten(2, (h, -1))
                 k = dense(y, w, f"{name}.attention.key").unflatten(2, (h, -1))
                 assert q.shape[3] == (c // h if genes.rank == "full" else genes.rank)
-                a = torch.softmax(torch.einsum("bnhr,bmhr->bhnm", q, k) / math.sqrt(c / h), -1)
+                divisor = q.shape[3] if genes.softmax_scale == "rank" else c / h
+                a = torch.softmax(torch.einsum("bnhr,bmhr->bhnm", q, k) / math.sqrt(divisor), -1)
                 handed[i] = a, gh, gw
             v = dense(y, w, f"{name}.attention.value").unflatten(2, (h, -1))
             o = dense(torch.einsum("bhnm,bmhd->bnhd", a, v).flatten(2), w, f"{name}.attention.out")
-            x = x + upsample(o.unflatten(1, (gh, gw)), height, width)
+            x = base + upsample(o.unflatten(1, (gh, gw)), height, width)
         if genes.lpm != "none":
-            u = F.relu(dense(layer_norm(x, w, f"{name}.lpm.norm"), w, f"{name}.lpm.branch.enter"))
+            y = layer_norm(x, w, f"{name}.lpm.norm")
+            u = F.relu(dense(y, w, f"{name}.lpm.branch.enter"))
             u = gate(depthwise(u, w, f"{name}.lpm.branch.depthwise"), genes.lpm, w, f"{name}.lpm.branch.gate")
-            x = x + dense(u, w, f"{name}.lpm.branch.leave")
+            within = y if genes.lpm_residual == "twice" else 0
+            x = (y if genes.residual == "normalised" else x) + within + dense(u, w, f"{name}.lpm.branch.leave")
         if genes.ffn:
-            u = dense(layer_norm(x, w, f"{name}.ffn.norm"), w, f"{name}.ffn.branch.expand")
+            y = layer_norm(x, w, f"{name}.ffn.norm")
+            u = dense(y, w, f"{name}.ffn.branch.expand")
             u = depthwise(u, w, f"{name}.ffn.branch.depthwise") if genes.ffn_depthwise else u
             assert u.shape[3] == genes.ffn * c
-            x = x + dense(F.gelu(u), w, f"{name}.ffn.branch.reduce")
+            x = (y if genes.residual == "normalised" else x) + dense(F.gelu(u), w, f"{name}.ffn.branch.reduce")
         maps[i] = x
     return literal_fusion(genotype, [maps[i] for i in genotype.kept], w)
 
 
 def literal_fusion(genotype: Genotype, maps: list[Tensor], w: Weights) -> Tensor:
-    if genotype.project:
+    if genotype.project_norm == "batch":
+        names = [f"fusion.project.stage{i}" for i in genotype.kept]
+        maps = [F.relu(batch_norm(dense(x, w, f"{n}.conv"), w, f"{n}.norm")) for n, x in zip(names, maps, strict=True)]
+    elif genotype.project:
         maps = [dense(x, w, f"fusion.project.stage{i}") for i, x in zip(genotype.kept, maps, strict=True)]
     s, *deep = [upsample(x, *maps[0].shape[1:3]) for x in maps]
     d = torch.cat(deep, -1)
@@ -180,7 +195,17 @@ def test_decoder_equals_its_equations(genotype: Genotype) -> None:
 def test_every_weight_of_the_equations_is_read() -> None:
     # A reference that skipped a weight would agree with a decoder that skips it too.
     genotype = Genotype.from_dict(
-        {**SMALL, "lpm": "se", "stage3.attention": "stage4", "stage2.query_pool": 2, "fusion": "fca", "project": 64}
+        {
+            **SMALL,
+            "lpm": "se",
+            "input_norm": True,
+            "stage4.mixing": "norm_norm_gelu",
+            "stage3.attention": "stage4",
+            "stage2.query_pool": 2,
+            "fusion": "fca",
+            "project": 64,
+            "project_norm": "batch",
+        }
     )
     decoder = tiny_decoder(genotype)
     read: set[str] = set()

@@ -44,18 +44,23 @@ def test_every_two_values_of_a_gene_build_two_decoders(name: str) -> None:
 @pytest.mark.parametrize("stage", [1, 2, 3, 4])
 @pytest.mark.parametrize("name", STAGE_GENES)
 def test_a_gene_of_one_stage_changes_that_stage(name: str, stage: int) -> None:
-    start = {"ffn": 1, "heads": 2, "rank": 2, "fusion_width": 16, "inputs": [1], "key_stride": 32}
+    start = {"ffn": 1, "heads": 2, "rank": 2, "fusion_width": 16, "inputs": [1], "key_stride": 32, "lpm": "se"}
     other: dict[str, Any] = {
         "attention": "none",
         "heads": 4,
         "key_stride": 64,
         "rank": 1,
         "inputs": [3, 4],
+        "input_norm": True,
         "pool_conv": False,
+        "mixing": "norm",
+        "softmax_scale": "rank",
         "query_pool": 2,
         "lpm": "plain",
+        "lpm_residual": "twice",
         "ffn": 2,
         "ffn_depthwise": False,
+        "residual": "normalised",
     }
     assert differ(Genotype.from_dict(start), Genotype.from_dict({**start, f"stage{stage}.{name}": other[name]}))
 

@@ -106,6 +106,27 @@ def test_parameter_names_are_a_file_format() -> None:
     }
 
 
+def test_names_of_norms_that_some_published_codes_have() -> None:
+    genes = {
+        **SMALL,
+        "fusion_stride": 8,
+        "input_norm": True,
+        "mixing": "norm_norm_gelu",
+        "inputs": [1, 2],
+        "project": 64,
+        "project_norm": "batch",
+    }
+    decoder = tiny_decoder(Genotype.from_dict({**genes, "stage3.attention": "stage4", "stage2.rank": 0}))
+    names = {name.removesuffix(".weight").removesuffix(".bias") for name, _ in decoder.named_parameters() if ".ffn." not in name}
+    mixing = [f"mixing.{n}" for n in ("norm", "second_norm", "convs.stage1", "convs.stage2", "input_norm.stage1", "input_norm.stage2")]
+    assert names == {
+        *(f"stage4.attention.{n}" for n in ("norm", "query", "key", "value", "out", *mixing)),
+        *(f"stage{i}.attention.{n}" for i in (3, 2) for n in ("value", "out", *mixing)),
+        *(f"fusion.project.stage{i}.{n}" for i in (2, 3, 4) for n in ("conv", "norm")),
+        *(f"fusion.{n}" for n in ("mix.conv", "mix.norm", "classifier")),
+    }
+
+
 @pytest.mark.parametrize("name", PRESETS)
 def test_an_untrained_decoder_is_stable(name: str) -> None:
     # Unit-variance maps give logits near zero and finite gradients of the same order at the head and at the deepest stage.
