@@ -146,4 +146,5 @@ def test_normalised_inputs_have_norms_of_their_own_but_for_the_queries_map() -> 
     own_map, other = inputs([x_BCHW, pooled[0]], x_BCHW + 1)
     torch.testing.assert_close(own_map, F.avg_pool2d(x_BCHW + 1, 4))
     centred = pooled[0] - pooled[0].mean(1, keepdim=True)
-    torch.testing.assert_close(other, F.avg_pool2d(centred / (pooled[0].var(1, False, keepdim=True) + 1e-5).sqrt(), 2))
+    normed = centred / (pooled[0].var(1, False, keepdim=True) + 1e-5).sqrt()
+    torch.testing.assert_close(other, F.avg_pool2d(normed, 2, ceil_mode=True))
