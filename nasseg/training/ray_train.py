@@ -1,12 +1,13 @@
 """Training in several processes on Ray: on this machine, or on the nodes of a cluster. Ray starts and joins them; the run's folder tells.
 
 All nodes see the run's folder under the same path. Beside it lie, while it is trained, ``.NAME.stop`` (the driver asks for a checkpoint and
-the end), ``.NAME.result`` or ``.NAME.failed`` (what it came to).
+the end), ``.NAME.logs`` (what the first process logged, a JSON list a line), ``.NAME.result`` or ``.NAME.failed`` (what it came to).
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import threading
 import time
@@ -18,6 +19,7 @@ import torch
 
 from nasseg.errors import NassegError, RunFailed, TrainingFailed
 from nasseg.files import read_json_or_none, write_atomic
+from nasseg.log import forwarded, relay
 from nasseg.training.curves import read_log
 from nasseg.training.distributed import World, speaks, standing
 from nasseg.training.rundir import LOG, RunDir
@@ -47,8 +49,8 @@ def fit(
     from ray.train.torch import TorchConfig, TorchTrainer  # noqa: PLC0415
 
     path = run.path.resolve()
-    stop, done, failed = beside(path)
-    for left in (stop, done, failed):
+    stop, done, failed, logs = beside(path)
+    for left in (stop, done, failed, logs):
         left.unlink(missing_ok=True)
     needs: dict[str, float] = {"CPU": 1.0}
     if gpus:
@@ -72,9 +74,10 @@ def fit(
         # Not in the main thread, where Ray would take Ctrl-C over.
         waiting = threading.Thread(target=wait, daemon=True)
         waiting.start()
-        told = 0
+        told = logged = 0
         while True:
             waiting.join(POLL)
+            logged = relay_lines(logs, logged)
             for row in read_log(path / LOG)[told:]:
                 told += 1
                 if report(int(row["iteration"]), row):
@@ -83,9 +86,10 @@ def fit(
                 stop.touch()
             if not waiting.is_alive():
                 break
+        relay_lines(logs, logged)
         return _outcome(done, failed, ended)
     finally:
-        for left in (stop, done, failed):
+        for left in (stop, done, failed, logs):
             left.unlink(missing_ok=True)
 
 
@@ -96,7 +100,7 @@ def work(config: Mapping[str, Any]) -> None:
     from ray.train.torch import get_device  # noqa: PLC0415
 
     path = Path(config["run"])
-    stop, done, failed = beside(path)
+    stop, done, failed, logs = beside(path)
     context, device = train.get_context(), get_device()
     assert isinstance(device, torch.device)
     launcher = f"nasseg train --executor ray --workers {config['workers']}"
@@ -110,8 +114,14 @@ def work(config: Mapping[str, Any]) -> None:
         looked = time.monotonic()
         return stop.exists()
 
+    def send(logger: str, level: int, text: str) -> None:
+        if here.first:
+            with open(logs, "a", encoding="utf-8") as file:
+                file.write(json.dumps([logger, level, text]) + "\n")
+
+    logging.captureWarnings(True)
     try:
-        with standing(here):
+        with standing(here), forwarded(send):
             result = RunDir.open(path).run(report)
     except NassegError as error:
         if speaks(here, error):
@@ -121,10 +131,24 @@ def work(config: Mapping[str, Any]) -> None:
         write_atomic(done, json.dumps(result.to_dict()))
 
 
-def beside(path: Path) -> tuple[Path, Path, Path]:
-    """The files ``.NAME.stop``, ``.NAME.result``, ``.NAME.failed`` beside a run's folder."""
-    stop, done, failed = (path.with_name(f".{path.name}.{what}") for what in ("stop", "result", "failed"))
-    return stop, done, failed
+def beside(path: Path) -> tuple[Path, Path, Path, Path]:
+    """The files ``.NAME.stop``, ``.NAME.result``, ``.NAME.failed``, ``.NAME.logs`` beside a run's folder."""
+    stop, done, failed, logs = (path.with_name(f".{path.name}.{what}") for what in ("stop", "result", "failed", "logs"))
+    return stop, done, failed, logs
+
+
+def relay_lines(logs: Path, start: int) -> int:
+    """Log here what the first process has logged since byte ``start``; the byte behind the last whole line."""
+    if not logs.is_file():
+        return start
+    with open(logs, "rb") as file:
+        file.seek(start)
+        for line in file:
+            if not line.endswith(b"\n"):
+                break
+            relay("training", *json.loads(line))
+            start += len(line)
+    return start
 
 
 def _outcome(done: Path, failed: Path, ended: list[Exception]) -> Result:

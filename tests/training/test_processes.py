@@ -164,9 +164,14 @@ def test_on_ray_stopped_by_sigterm_and_gone_on_with(straight: tuple[Path, str], 
     assert "· 2 processes" in said
     assert f"resume with: nasseg train --out {out} --resume --executor ray --workers 2" in said
     assert len(losses(out)) < ITERATIONS
+    # What the first process logs is shown by the driver, once.
+    torn = out / "checkpoints" / "last.pt"
+    torn.rename(torn.with_name("previous.pt"))
+    torn.write_bytes(b"torn")
     again = begin(arguments)
     _, wrong = again.communicate(timeout=240)
     assert again.returncode == 0, wrong
+    assert [line.partition(" (")[0] for line in wrong.splitlines()] == [f"warning: training: {torn} cannot be read and is passed over"]
     assert losses(out) == losses(straight[0])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["Y"]
 
