@@ -13,6 +13,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from nasseg.metric import label_of
+
 PLAIN_EVERY = 10.0
 """Seconds between two lines where no terminal shows a bar."""
 BAR = 20
@@ -116,19 +118,8 @@ def result_table(metrics: Mapping[str, float], per_class: Mapping[str, float], c
         table.add_row(name, "–" if value is None else f"{value:.2f}", "" if value is None else bar(value))
     table.add_section()
     for name, value in metrics.items():
-        table.add_row(label(name), f"{value:.2f}", bar(value), style="bold" if name == "miou" else None)
+        table.add_row(label_of(name), f"{value:.2f}", bar(value), style="bold" if name == "miou" else None)
     return table
-
-
-LABELS = {"miou": "mIoU", "macc": "mAcc", "aacc": "aAcc", "boundary_iou": "boundary IoU"}
-
-
-def label(name: str) -> str:
-    """``miou_holdout`` as people write it: mIoU holdout."""
-    for head, written in LABELS.items():
-        if name == head or name.startswith(f"{head}_"):
-            return f"{written} {name[len(head) + 1 :]}".strip()
-    return name.replace("_", " ")
 
 
 def bar(percent: float) -> str:

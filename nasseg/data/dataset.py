@@ -176,6 +176,10 @@ class DataSet:
             raise DataError(f"{self.spec}: no split {name!r}; there are {', '.join(self.splits)}")
         return self.splits[name]
 
+    def beside_val(self, test: bool = False) -> tuple[str, ...]:
+        """The splits measured beside ``val``, their numbers named ``miou_SPLIT``: all but ``train``, and ``test`` only if asked for."""
+        return tuple(name for name in self.splits if name not in ("train", "val") and (name != "test" or test))
+
     def probe(self, most: int = 500) -> None:
         """Read up to ``most`` images of each split, spread evenly over it: DataError for the first that cannot be used.
 

@@ -16,6 +16,7 @@ from nasseg.export.onnx_file import OPSET
 from nasseg.export.parity import LOGIT_TOLERANCE, MIOU_TOLERANCE, Parity
 from nasseg.export.preprocessing import RESIZE, Preprocessing
 from nasseg.genes.genotype import Genotype
+from nasseg.metric import label_and_split
 from nasseg.models.backbones.registry import BUILTIN, parse_name
 from nasseg.models.folding import Folding
 
@@ -118,11 +119,10 @@ def _head(genotype: Genotype, p: Preprocessing, cost: Cost) -> str:
 def _accuracy(p: Preprocessing, facts: Facts) -> str:
     if not facts.metrics:
         return "## Accuracy\n\nNot known: the network was exported without measurements."
-    spelled = {"miou": "mIoU", "macc": "mAcc", "aacc": "aAcc"}
     rows = []
     for name, value in facts.metrics.items():
-        measure, _, split = name.partition("_")
-        rows.append((spelled.get(measure, measure), split or str(facts.protocol.get("split", "val")), f"{value:.2f} %"))
+        label, split = label_and_split(name)
+        rows.append((label, split or str(facts.protocol.get("split", "val")), f"{value:.2f} %"))
     protocol = "; ".join(f"{key} {_plain(value)}" for key, value in facts.protocol.items())
     lines = ["## Accuracy", "", *_table(("measure", "split", "value"), rows), ""]
     if facts.per_class:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from nasseg.data.dataset import Split
 from nasseg.errors import ConfigError, Problem
 from nasseg.files import write_atomic
+from nasseg.metric import label_of
 from nasseg.report.confusion_plot import draw_confusion, png, shares
 from nasseg.report.gallery import Colour, draw_gallery
 from nasseg.report.worst import Worst
@@ -128,7 +129,6 @@ HEADS = {
     "pixels": "of the pixels %",
     "taken_for": "most taken for",
 }
-NAMES = {"miou": "mIoU", "macc": "mAcc", "aacc": "aAcc", "boundary_iou": "boundary IoU"}
 
 
 def _page(metrics: Metrics, rows: Sequence[Mapping[str, str]], palette: Sequence[Colour], cases: int, title: str, line: str) -> str:
@@ -141,7 +141,7 @@ def _page(metrics: Metrics, rows: Sequence[Mapping[str, str]], palette: Sequence
         body.append(f"<tr>{''.join(cells)}</tr>")
     heads = "".join(f"<th>{escape(HEADS[key])}</th>" for key in shown)
     protocol = escape(json.dumps(dict(metrics.protocol), indent=1))
-    numbers = " · ".join(f"<b>{NAMES.get(name, name)} {value:.2f}</b>" for name, value in metrics.values.items())
+    numbers = " · ".join(f"<b>{escape(label_of(name))} {value:.2f}</b>" for name, value in metrics.values.items())
     files = " · ".join(f'<a href="{name}">{name}</a>' for name in FILES if name != PAGE)
     return "\n".join(
         (

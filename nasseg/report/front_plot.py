@@ -10,7 +10,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from nasseg.files import write_atomic
-from nasseg.report.pareto import metric_name
+from nasseg.metric import METRICS, label_of
 from nasseg.search.view import COMPLETE, StudyView, TrialView
 
 FRONT, PRESET, OTHER = "#c0392b", "#1f4e79", "#9aa5b1"
@@ -60,8 +60,8 @@ def draw_front(view: StudyView) -> Figure:
     bound = budget_of(view.config, x_name)
     if bound is not None:
         axes.axvline(bound / SCALES.get(x_name, 1.0), color="black", linestyle=":", linewidth=1, label="budget")
-    axes.set_xlabel(LABELS.get(x_name, metric_name(x_name)))
-    axes.set_ylabel(metric_name(y_name) + (" (%)" if y_name.startswith(("miou", "macc", "aacc")) else ""))
+    axes.set_xlabel(LABELS.get(x_name, label_of(x_name)))
+    axes.set_ylabel(label_of(y_name) + (" (%)" if y_name.startswith(tuple(metric.name for metric in METRICS)) else ""))
     axes.set_title(title_of(view), fontsize=10, loc="left")
     axes.grid(alpha=0.25)
     if placed or bound is not None:

@@ -7,17 +7,10 @@ from collections.abc import Iterable, Mapping
 from rich.table import Table
 
 from nasseg.genes.budget import quantity
+from nasseg.metric import label_of
 from nasseg.search.view import COMPLETE, DUPLICATE, FAILED, REJECTED, RUNNING, WAITING, StudyView, TrialView
 
 STYLES = {COMPLETE: "green", FAILED: "red", REJECTED: "dim", DUPLICATE: "dim", RUNNING: "cyan", WAITING: "yellow"}
-
-METRIC_NAMES = {"miou": "mIoU", "macc": "mAcc", "aacc": "aAcc"}
-
-
-def metric_name(name: str) -> str:
-    """``mIoU`` for ``miou``, ``mIoU holdout`` for ``miou_holdout``; other names as they are."""
-    head, _, split = name.partition("_")
-    return f"{METRIC_NAMES[head]}{f' {split}' if split else ''}" if head in METRIC_NAMES else name
 
 
 def percent(value: float | None) -> str:
@@ -50,7 +43,7 @@ def trial_table(view: StudyView, trials: Iterable[TrialView], *, title: str | No
     table.add_column("#", justify="right", no_wrap=True)
     table.add_column("mIoU", justify="right", no_wrap=True)
     for name in extras:
-        table.add_column(metric_name(name), justify="right", no_wrap=True)
+        table.add_column(label_of(name), justify="right", no_wrap=True)
     table.add_column("MACs", justify="right", no_wrap=True)
     table.add_column("params", justify="right", no_wrap=True)
     table.add_column("origin", no_wrap=True)
@@ -81,7 +74,7 @@ def reason_of(trial: TrialView) -> str:
 
 def front_table(view: StudyView) -> Table:
     """The Pareto front, best first by the first objective."""
-    directions = ", ".join(f"{metric_name(name)} {way}" for name, way in view.objectives.items())
+    directions = ", ".join(f"{label_of(name)} {way}" for name, way in view.objectives.items())
     return trial_table(view, view.front, title=f"Pareto front ({directions})", states=False)
 
 

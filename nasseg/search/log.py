@@ -7,6 +7,7 @@ from datetime import datetime
 from pathlib import Path
 
 from nasseg.genes.budget import quantity
+from nasseg.metric import label_of
 from nasseg.search.view import COMPLETE, DUPLICATE, FAILED, REJECTED, RUNNING, Event, TrialView
 
 
@@ -41,8 +42,7 @@ def cost_text(trial: TrialView) -> str:
 
 def metrics_text(metrics: Mapping[str, float]) -> str:
     """``mIoU 54.32`` and whatever else there is, shortly."""
-    names = {"miou": "mIoU", "macc": "mAcc", "aacc": "aAcc"}
-    return ", ".join(f"{names.get(name, name)} {value:.4g}" for name, value in list(metrics.items())[:4])
+    return ", ".join(f"{label_of(name)} {value:.4g}" for name, value in list(metrics.items())[:4])
 
 
 def settings_text(settings: Mapping[str, object]) -> str:

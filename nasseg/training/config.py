@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from pydantic.fields import FieldInfo
 
 from nasseg.errors import ConfigError, Problem, nearest
+from nasseg.metric import METRICS, MetricName, read_metric
 from nasseg.training.mixture import LEGAL as LEGAL_LOSS
 from nasseg.training.mixture import nearest_mixture, spell_mixture
 
@@ -56,6 +57,7 @@ class TrainingConfig(BaseModel):
             "compile_backend",
             "tracking",
             "distill",
+            "metrics",
         )
     )
     """Fields that say how a run is carried out and not what it computes: they may change when a run is resumed. ``distill`` is the place of
@@ -210,6 +212,11 @@ class TrainingConfig(BaseModel):
     eval_keep_ratio: bool = Field(
         default=False, description="a validation's images keep their aspect and become the largest that fits eval_size either way round"
     )
+    metrics: list[str] = Field(
+        default=[],
+        title="a list of " + ", ".join(metric.pattern for metric in METRICS if metric.on_request),
+        description="what a validation reports beside mIoU, mAcc and aAcc; a study adds its own objectives",
+    )
     test: bool = Field(default=False, description="measure the split named test as well; otherwise it is never read")
     keep: Literal["best", "last"] = Field(
         default="best", description="which validation's weights and numbers the run ends with; best is by mIoU on val"
@@ -226,9 +233,9 @@ class TrainingConfig(BaseModel):
     def _spell_loss(cls, given: Any) -> Any:
         return spell_mixture(given)
 
-    @field_validator("tracking", mode="before")
+    @field_validator("tracking", "metrics", mode="before")
     @classmethod
-    def _one_tracker(cls, given: Any) -> Any:
+    def _one_name(cls, given: Any) -> Any:
         return [given] if isinstance(given, str) else given
 
     def protocol(self, size: tuple[int, int]) -> dict[str, Any]:
@@ -244,6 +251,18 @@ class TrainingConfig(BaseModel):
             options |= {"crop": size, "stride": _sides(self.eval_stride) or thirds}
         return options
 
+    def metric_names(self, where: str = "trainer") -> tuple[MetricName, ...]:
+        """``metrics`` taken apart; raises :class:`ConfigError` for what is none, and for a split: all splits are measured alike."""
+        found = tuple(read_metric(name, where=where, key="metrics") for name in self.metrics)
+        problems = [
+            Problem(where, "metrics", "are measured on every split that is measured; leave the split out", str(name), str(name.on_val))
+            for name in found
+            if name.split is not None
+        ]
+        if problems:
+            raise ConfigError(problems)
+        return found
+
     @property
     def warmup_share(self) -> float:
         """The share of the iterations that warms up, whichever way it was given."""
@@ -258,6 +277,9 @@ class TrainingConfig(BaseModel):
             raise ConfigError([cls._problem(dict(detail), where) for detail in error.errors()]) from None
         if made.scale_low > made.scale_high:
             raise ConfigError(Problem(where, "scale_low", "must not be above scale_high", made.scale_low, made.scale_high))
+        if made.metrics:
+            names = dict.fromkeys(str(name) for name in made.metric_names(where))
+            made = made.model_copy(update={"metrics": list(names)})
         if made.warmup_iterations >= made.iterations:
             rule = f"must be below iterations, which are {made.iterations}"
             raise ConfigError(Problem(where, "warmup_iterations", rule, made.warmup_iterations, made.iterations // 20))
@@ -315,6 +337,8 @@ def legal(info: FieldInfo) -> str:
     """What a field may be, in words: ``a whole number from 1``, ``one of none, bf16, fp16``."""
     if get_origin(info.annotation) is Literal:
         return "one of " + ", ".join(str(option) for option in get_args(info.annotation))
+    if info.annotation == list[str]:
+        return info.title or "a list of texts"
     if get_origin(info.annotation) is list:
         return "a list of " + ", ".join(str(option) for option in get_args(get_args(info.annotation)[0]))
     if info.annotation is bool:
@@ -359,7 +383,7 @@ def _nearest_legal(info: FieldInfo, given: Any) -> Any:
     """The legal value closest to ``given``, or None where there is no such thing (an open bound, a word for a number)."""
     if get_origin(info.annotation) is Literal:
         return nearest(given, get_args(info.annotation))
-    if get_origin(info.annotation) is list:
+    if get_origin(info.annotation) is list and info.annotation != list[str]:
         return nearest(given, get_args(get_args(info.annotation)[0]))
     if info.annotation not in (int, float):
         return None

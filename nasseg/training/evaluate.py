@@ -17,6 +17,7 @@ from nasseg.data.images import UInt8
 from nasseg.data.loader import eval_batches
 from nasseg.data.transforms import EvalTransform
 from nasseg.errors import ConfigError, DataError, Problem
+from nasseg.metric import read_metric
 from nasseg.models.ops import PAD_MULTIPLE
 from nasseg.training.boundary import BoundaryIoU
 from nasseg.training.device import autocast
@@ -57,6 +58,7 @@ def evaluate(
     weights: str = "raw",
     amp: str = "none",
     boundary: bool = False,
+    metrics: Sequence[str] = (),
     rank: int = 0,
     ranks: int = 1,
     reduce: Callable[[Tensor], Tensor] | None = None,
@@ -71,7 +73,8 @@ def evaluate(
     is cheaper and flatters thin classes less: for comparing candidates with each other, not with published numbers.
 
     ``amp`` is the precision of the forward pass (``none``, ``bf16``, ``fp16``); ``weights`` (``raw`` or ``ema``) only goes into the
-    protocol. ``boundary`` adds the boundary IoU. ``each`` hears of every image. Memory does not grow with the split.
+    protocol. ``boundary`` adds the boundary IoU, ``metrics`` further numbers by name, such as ``iou[crop,weed]``
+    (:data:`nasseg.metric.METRICS`). ``each`` is called for every image. Memory does not grow with the split.
 
     Of ``ranks`` processes this one measures images ``rank``, ``rank`` + ``ranks``, …; ``reduce`` gives the sum over all of them of an int64
     tensor on ``device``, and then every process has the whole split's numbers.
@@ -91,16 +94,18 @@ def evaluate(
         keep_ratio=keep_ratio,
         size_divisor=size_divisor,
     )
+    names = [read_metric(name, classes=classes, splits=(), where="evaluation") for name in metrics]
+    boundary = boundary or any(name.metric.name == "boundary_iou" for name in names)
     if not 0 <= rank < ranks:
         raise ConfigError(Problem("evaluation", "rank", f"a whole number from 0 to {ranks - 1}", rank, 0))
     looker = Looker(predict, protocol, num_classes, tuple(mean), tuple(std), device, channels_last, amp, batch_size)
-    metrics = SegmentationMetrics(num_classes, classes, device)
+    counts = SegmentationMetrics(num_classes, classes, device)
     outlines = BoundaryIoU(num_classes) if boundary else None
     mine = split if ranks == 1 else split.subset(range(rank, len(split), ranks), split.name)
     # Not inference_mode: a tensor that a layer keeps from it (a resized position table) could not be trained through afterwards.
     with torch.no_grad():
         for id_, labels_HW, target_HW in looker.label(mine, workers, cache):
-            metrics.update(labels_HW, target_HW.to(device))
+            counts.update(labels_HW, target_HW.to(device))
             if outlines is not None or each is not None:
                 said_HW, true_HW = labels_HW.cpu().numpy().astype(np.uint8), target_HW.numpy()
                 if outlines is not None:
@@ -108,11 +113,11 @@ def evaluate(
                 if each is not None:
                     each(id_, said_HW, true_HW)
     if reduce is not None:
-        metrics.matrix = reduce(metrics.matrix)
+        counts.matrix = reduce(counts.matrix)
         if outlines is not None:
             outlines.counts = reduce(torch.from_numpy(outlines.counts).to(device)).cpu().numpy()
     found = replace(
-        metrics.compute(),
+        counts.compute(),
         protocol={
             "split": split.name,
             "images": len(split),
@@ -125,7 +130,7 @@ def evaluate(
             "precision": "float32" if amp == "none" else amp,
         },
     )
-    return found if outlines is None else _with_outlines(found, outlines, classes)
+    return (found if outlines is None else _with_outlines(found, outlines, classes)).naming(names)
 
 
 def evaluate_splits(predict: Predict, data: DataSet, *, test: bool = False, **options: Any) -> Metrics:
@@ -135,9 +140,8 @@ def evaluate_splits(predict: Predict, data: DataSet, *, test: bool = False, **op
     """
     options |= {"num_classes": data.num_classes, "classes": data.classes}
     found = evaluate(predict, data.split("val"), **options)
-    for name, split in data.splits.items():
-        if name not in ("train", "val", "test") or (name == "test" and test):
-            found = found.beside(name, evaluate(predict, split, **options))
+    for name in data.beside_val(test):
+        found = found.beside(name, evaluate(predict, data.split(name), **options))
     return found
 
 

@@ -15,6 +15,7 @@ from nasseg.data.dataset import DataSet
 from nasseg.data.layouts import open_data
 from nasseg.data.loader import train_batches
 from nasseg.errors import ConfigError, DataError, Problem, TrainingFailed, WeightsError
+from nasseg.metric import METRICS
 from nasseg.models.auxiliary import load_network
 from nasseg.models.backbones.contract import Backbone
 from nasseg.models.ops import PAD_MULTIPLE
@@ -31,6 +32,7 @@ from nasseg.training.loop import Loop, Outcome
 from nasseg.training.losses import SegmentationLoss, build_loss
 from nasseg.training.metrics import Metrics
 from nasseg.training.microbatch import out_of_memory
+from nasseg.training.objectives import check_metrics
 from nasseg.training.protocol import Protocol
 from nasseg.training.teacher import Teacher, open_teacher
 from nasseg.training.trial import Report, Result, Trial
@@ -74,6 +76,7 @@ class Job:
         device = there.place(config.device)
         data = open_data(trial.data)
         data.split("train"), data.split("val")
+        check_metrics(config.metrics, METRICS, data, test=config.test, where=f"trainer {trial.trainer}", key="metrics")
         seed_everything(trial.seed)
         model = build(
             trial.genotype,
@@ -179,6 +182,7 @@ class Job:
             functools.partial(forward, module),
             self.data,
             test=config.test,
+            metrics=config.metrics,
             **config.protocol(self.trial.size),
             mean=self.backbone.mean,
             std=self.backbone.std,

@@ -13,6 +13,7 @@ from torch import Tensor
 from torchmetrics.classification import MulticlassConfusionMatrix
 
 from nasseg.errors import DataError
+from nasseg.metric import MetricName
 
 IGNORE = 255
 
@@ -21,8 +22,8 @@ IGNORE = 255
 class Metrics:
     """Measured numbers and how they were measured.
 
-    ``values`` by name in percent: ``miou``, ``macc``, ``aacc``, where it was asked for ``boundary_iou``, and the same with ``_split``
-    behind for further splits. ``per_class`` and ``boundary_per_class`` map class name to IoU in percent; a class whose union is empty is
+    ``values`` by name (:mod:`nasseg.metric`) in percent: ``miou``, ``macc``, ``aacc``, what else was asked for; with ``_split`` behind for
+    further splits. ``per_class`` and ``boundary_per_class`` map class name to IoU in percent; a class whose union is empty is
     absent. ``confusion`` are the pixels behind them, int64, row: true class, column: predicted class; it does not go into :meth:`to_dict`.
     """
 
@@ -51,6 +52,30 @@ class Metrics:
     def boundary_iou(self) -> float | None:
         """Mean over classes of the boundary IoU, in percent; None where it was not measured."""
         return self.values.get("boundary_iou")
+
+    def naming(self, names: Sequence[MetricName]) -> Self:
+        """These metrics with the values of ``names`` added, each under its name: means over chosen classes, the worst class.
+
+        A named class that is neither in the masks nor in the predictions has no IoU and is left out of the mean.
+
+        Args:
+            names: without a split; those of ``boundary_iou`` need ``boundary_per_class``. Names of no classes and of none here are passed
+                over: they are in ``values`` as they were measured.
+
+        Raises:
+            DataError: none of a name's classes was seen.
+        """
+        values = dict(self.values)
+        for name in names:
+            if name.metric.name == "worst_iou":
+                values[str(name)] = min(self.per_class.values())
+            elif name.classes:
+                there = self.boundary_per_class if name.metric.name == "boundary_iou" else self.per_class
+                seen = [there[each] for each in name.classes if each in there]
+                if not seen:
+                    raise DataError(f"{name} cannot be measured: no mask and no prediction holds a pixel of {' or '.join(name.classes)}")
+                values[str(name)] = sum(seen) / len(seen)
+        return replace(self, values=values)
 
     def beside(self, split: str, other: Metrics) -> Metrics:
         """These metrics with another split's numbers added under ``name_split``; the protocol lists it under ``also``."""

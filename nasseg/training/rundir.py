@@ -28,6 +28,7 @@ from nasseg.data.layouts import open_data
 from nasseg.errors import BundleError, ConfigError, NassegError, RunFailed, StudyError
 from nasseg.files import dump_yaml, read_json_or_none, read_yaml
 from nasseg.genes.genotype import Genotype
+from nasseg.metric import METRICS
 from nasseg.models.backbones.registry import describe_backbone
 from nasseg.models.segmenter import SegModel, build
 from nasseg.training.checkpoint import WEIGHTS, checkpoint_files
@@ -37,6 +38,7 @@ from nasseg.training.device import resolve_device
 from nasseg.training.distributed import world
 from nasseg.training.environment import stamp
 from nasseg.training.loop import MEASURED
+from nasseg.training.objectives import check_metrics
 from nasseg.training.teacher import TeacherFiles
 from nasseg.training.tracking import Trackers, check_tracking
 from nasseg.training.trainer import Recipe, load_trainer
@@ -159,7 +161,7 @@ class RunDir:
         parent = self.path / CHECKPOINTS if checkpoint_files(self.path / CHECKPOINTS) else None
         trial = trial.attempt(str(self.path) if here.first else None, None if parent is None else str(parent))
         trainer = load_trainer(trial.trainer)(trial.settings)
-        log = LogFile(self.path / LOG, [SPEED, *(f"{name}{tail}" for tail in self._tails() for name in ("miou", "macc", "aacc"))])
+        log = LogFile(self.path / LOG, [SPEED, *(f"{name}{tail}" for tail in self._tails() for name in self._measured())])
         started = before = time.monotonic()
         images = trainer.config.batch_size * trainer.config.accumulation if isinstance(trainer, Recipe) else 0
 
@@ -186,6 +188,11 @@ class RunDir:
         if here.first and (self.path / LOG).is_file():
             draw_curves(self.path / LOG, self.path / CURVES, f"{self.genotype.backbone} · {self.genotype.short()}")
         return result
+
+    def _measured(self) -> list[str]:
+        """Names of the metrics of one split."""
+        always = (metric.name for metric in METRICS if not metric.on_request)
+        return list(dict.fromkeys((*always, *self.facts["settings"].get("metrics", ()))))
 
     def _tails(self) -> list[str]:
         """What stands behind the names of metrics: nothing for val, _SPLIT for further splits."""
@@ -232,6 +239,7 @@ def describe(trial: Trial) -> dict[str, Any]:
         # build's own sentence for it
         build(trial.genotype, data.num_classes)
     spec = describe_backbone(str(trial.genotype.backbone))
+    check_metrics(config.metrics, METRICS, data, test=config.test, where=f"trainer {trial.trainer}", key="metrics")
     settings, teacher = config.model_dump(), None
     if config.distill:
         files = TeacherFiles.open(config.distill)

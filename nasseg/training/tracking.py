@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -17,9 +18,8 @@ from typing import Any, Protocol, Self
 
 from nasseg.errors import ConfigError, Problem
 from nasseg.files import digest, dump_yaml
+from nasseg.metric import read_metric
 
-MEASURES = ("miou", "macc", "aacc", "boundary_iou")
-"""What a validation reports; with ``_SPLIT`` behind for other splits than val."""
 PROJECT = "nasseg"
 
 log = logging.getLogger(__name__)
@@ -134,13 +134,16 @@ def _installed(package: str) -> bool:
 
 
 def shown_as(name: str) -> str:
-    """``loss`` as ``train/loss``, ``miou`` as ``val/miou``, ``miou_holdout`` as ``holdout/miou``."""
-    for measure in MEASURES:
-        if name == measure:
-            return f"val/{measure}"
-        if name.startswith(f"{measure}_"):
-            return f"{name.removeprefix(f'{measure}_')}/{measure}"
-    return f"train/{name}"
+    """``loss`` as ``train/loss``, ``miou`` as ``val/miou``, ``iou[crop,weed]_holdout`` as ``holdout/iou.crop.weed``.
+
+    MLflow takes no brackets and commas in a name, TensorBoard replaces them.
+    """
+    try:
+        found = read_metric(name)
+    except ConfigError:
+        return f"train/{name}"
+    words = (re.sub(r"[^\w.-]+", "_", word) for word in (found.metric.name, *found.classes))
+    return f"{found.split or 'val'}/{'.'.join(words)}"
 
 
 class Trackers:

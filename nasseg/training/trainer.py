@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from nasseg.errors import ConfigError, Problem, nearest
+from nasseg.metric import METRICS, Metric
 from nasseg.training.config import TrainingConfig
 from nasseg.training.trial import Report, Result, Trial
 
@@ -16,13 +17,14 @@ HOME = "nasseg.trainers"
 
 
 class Recipe:
-    """A trainer with typed settings: subclasses name their ``Config`` and write :meth:`run`.
+    """A trainer with typed settings: subclasses name their ``Config``, declare ``metrics`` of their own, and write :meth:`run`.
 
     ``distributed`` declares that :meth:`run`, called in every process of :func:`nasseg.training.distributed.world`, trains one network
     together, as everything that is composed of :class:`nasseg.training.job.Job` does.
     """
 
     Config: ClassVar[type[TrainingConfig]] = TrainingConfig
+    metrics: ClassVar[tuple[Metric, ...]] = METRICS
     distributed: ClassVar[bool] = False
 
     def __init__(self, settings: Mapping[str, Any] | None = None) -> None:
@@ -38,6 +40,24 @@ def trainer_names() -> list[str]:
     """The recipes in :mod:`nasseg.trainers`, by module name."""
     home = importlib.import_module(HOME)
     return sorted(module.name for module in pkgutil.iter_modules(home.__path__) if not module.ispkg)
+
+
+def metrics_of(trainer: Any) -> tuple[Metric, ...]:
+    """What a trainer class declares in ``metrics``; a class without the attribute reports what :class:`Recipe` does.
+
+    Raises:
+        ConfigError: ``metrics`` holds something else than :class:`nasseg.metric.Metric`, or two of one name.
+    """
+    declared = tuple(getattr(trainer, "metrics", METRICS))
+    names = [metric.name if isinstance(metric, Metric) else metric for metric in declared]
+    strange = [name for name, metric in zip(names, declared, strict=True) if not isinstance(metric, Metric)]
+    if strange:
+        rule = "holds nasseg.metric.Metric, such as (*Recipe.metrics, Metric('f1'))"
+        raise ConfigError(Problem(f"trainer {trainer.__name__}", "metrics", rule, strange[0], f"Metric({str(strange[0])!r})"))
+    twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
+    if twice:
+        raise ConfigError(Problem(f"trainer {trainer.__name__}", "metrics", "declares a metric twice", twice[0]))
+    return declared
 
 
 def load_trainer(name: str) -> Any:

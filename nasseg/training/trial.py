@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Protocol, Self
 
 from nasseg.files import canonical_json, digest
 from nasseg.genes.genotype import Genotype
+from nasseg.metric import Metric
 
 Report = Callable[[int, Mapping[str, float]], bool]
 """``report(iteration, metrics)`` tells how far a run is, after every iteration; True as its answer asks the run to stop.
@@ -78,9 +79,9 @@ class Trial:
 class Result:
     """What a run reached. ``status`` is ``complete`` or ``failed``; a failed one says why in ``reason``.
 
-    ``metrics`` are numbers by name: ``miou``, ``macc``, ``aacc`` in percent on the validation split, the same with a split's name behind
-    (``miou_holdout``) on others. ``protocol`` says how they were measured. ``per_class`` maps class name to IoU in percent (absent where
-    the union is empty). ``checkpoint`` is the best model's weights file, if one was written. ``environment`` is
+    ``metrics`` are numbers by name (:mod:`nasseg.metric`): ``miou``, ``macc``, ``aacc`` in percent on the validation split, the same with a
+    split's name behind (``miou_holdout``) on others. ``protocol`` says how they were measured. ``per_class`` maps class name to IoU in
+    percent (absent where the union is empty). ``checkpoint`` is the best model's weights file, if one was written. ``environment`` is
     :func:`nasseg.training.environment.stamp`'s.
     """
 
@@ -114,7 +115,14 @@ class Result:
 
 
 class Trainer(Protocol):
-    """What :func:`nasseg.training.trainer.load_trainer` finds: a recipe made from its settings."""
+    """What :func:`nasseg.training.trainer.load_trainer` finds: a recipe made from its settings.
+
+    ``metrics`` declares what :meth:`run` reports in ``Result.metrics``: a study takes nothing else for an objective, and refuses other
+    names before anything is trained. A class without the attribute declares :data:`nasseg.metric.METRICS`
+    (:func:`nasseg.training.trainer.metrics_of`).
+    """
+
+    metrics: ClassVar[tuple[Metric, ...]]
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
         """Raises :class:`nasseg.errors.ConfigError` with every unknown or illegal setting at once."""

@@ -6,7 +6,8 @@ from typing import Any
 
 from rich.console import Console
 
-from nasseg.report.pareto import count, front_table, metric_name, next_commands, percent, reason_of, shown_settings, summary, trial_table
+from nasseg.metric import label_of
+from nasseg.report.pareto import count, front_table, next_commands, percent, reason_of, shown_settings, summary, trial_table
 from nasseg.search.view import StudyView, TrialView
 
 
@@ -70,7 +71,7 @@ def test_next_commands() -> None:
 
 
 def test_small_words() -> None:
-    assert [metric_name(n) for n in ("miou", "miou_holdout", "aacc", "macs")] == ["mIoU", "mIoU holdout", "aAcc", "macs"]
+    assert [label_of(n) for n in ("miou", "miou_holdout", "aacc", "macs")] == ["mIoU", "mIoU holdout", "aAcc", "macs"]
     assert (percent(None), percent(1.239), count(None), count(1.5e9)) == ("–", "1.24", "–", "1.50G")
     assert shown_settings({"lr": 0.001234, "n": 3, "loss": "ohem"}) == "lr 0.00123 n 3 loss ohem"
     assert reason_of(trial(0)) == ""

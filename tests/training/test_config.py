@@ -7,6 +7,7 @@ import pytest
 from nasseg.errors import ConfigError
 from nasseg.training.config import TrainingConfig
 
+THERE = "miou, macc, aacc, iou[CLASS,…], worst_iou, boundary_iou[CLASS,…], each with _SPLIT behind for another split"
 CASES = [
     ({"iterations": 0}, "iterations: must be a whole number from 1 (given 0); nearest legal: 1"),
     ({"batch_size": 1.5}, "batch_size: must be a whole number from 1 (given 1.5); nearest legal: 2"),
@@ -23,6 +24,12 @@ CASES = [
     ({"device": "gpu"}, "device: must be auto, cpu, cuda or cuda:N (given 'gpu')"),
     ({"learning_rate": 1}, "learning_rate: no such setting; nearest legal: lr"),
     ({"iteration": 3}, "iteration: no such setting; nearest legal: iterations"),
+    ({"metrics": ["iuo[a]"]}, f"metrics: no such metric; there are {THERE} (given 'iuo[a]'); nearest legal: iou[a]"),
+    ({"metrics": 5}, "metrics: must be a list of iou[CLASS,…], worst_iou, boundary_iou[CLASS,…] (given 5)"),
+    (
+        {"metrics": "iou[a]_holdout"},
+        "metrics: are measured on every split that is measured; leave the split out (given 'iou[a]_holdout'); nearest legal: iou[a]",
+    ),
     ({"scale_low": 3.0}, "scale_low: must not be above scale_high (given 3.0); nearest legal: 2.0"),
 ]
 
@@ -71,3 +78,8 @@ def test_a_backbone_from_scratch_learns_at_the_full_rate_unless_told_otherwise()
     assert config.parse({}).on_backbone(from_scratch=True).backbone_lr_scale == 1.0
     assert config.parse({}).on_backbone(from_scratch=False).backbone_lr_scale == 0.2
     assert config.parse({"backbone_lr_scale": 0.5}).on_backbone(from_scratch=True).backbone_lr_scale == 0.5
+
+
+def test_metrics_are_spelled_one_way() -> None:
+    assert TrainingConfig.parse({"metrics": "iou[ a, b ]"}).metrics == ["iou[a,b]"]
+    assert TrainingConfig.parse({"metrics": ["worst_iou", "worst_iou", "boundary_iou"]}).metrics == ["worst_iou", "boundary_iou"]

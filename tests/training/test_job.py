@@ -114,6 +114,22 @@ def test_a_held_out_split_is_measured_too() -> None:
     assert result.protocol["also"] == {"holdout": 2}
 
 
+def test_metrics_that_are_asked_for_are_reported_on_every_split() -> None:
+    asked = ["iou[road,sky]", "worst_iou", "boundary_iou"]
+    job = Job.open(tiny_trial(), config(metrics=asked))
+    object.__setattr__(job.data, "splits", {**job.data.splits, "holdout": job.data.split("val").subset([0, 1], "holdout")})
+    told = Told()
+    result = job.train(SegmentationLoss(), told)
+    names = ("miou", "macc", "aacc", *asked)
+    assert set(result.metrics) == {f"{name}{tail}" for name in names for tail in ("", "_holdout")}
+    assert result.metrics["iou[road,sky]"] == pytest.approx((result.per_class["road"] + result.per_class["sky"]) / 2)
+    assert result.metrics["worst_iou"] == min(result.per_class.values())
+    assert 0 <= result.metrics["boundary_iou"] <= 100
+    assert told.told[-1][1]["iou[road,sky]"] == result.metrics["iou[road,sky]"]
+    with pytest.raises(ConfigError, match=r"trainer proxy: metrics: no class raod; the data has .* nearest legal: iou\[road\]"):
+        Job.open(tiny_trial(), config(metrics=["iou[raod]"]))
+
+
 def test_precision_the_device_lacks_is_bad_input() -> None:
     with pytest.raises(ConfigError, match="fp16 needs a CUDA device"):
         run(tiny_trial(), amp="fp16")

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nasseg.errors import DataError
+from nasseg.metric import MetricName, read_metric
 from nasseg.training.metrics import Metrics, SegmentationMetrics
 
 
@@ -127,3 +128,26 @@ def test_further_splits_stand_beside() -> None:
     assert both.protocol == {"split": "val", "images": 3, "also": {"holdout": 5}}
     assert Metrics.from_dict(both.to_dict()) == both
     assert math.isclose(both.macc, 60.0)
+
+
+def names(*texts: str) -> list[MetricName]:
+    return [read_metric(text) for text in texts]
+
+
+def test_means_over_chosen_classes_and_the_worst_class() -> None:
+    found = Metrics(
+        values={"miou": 40.0, "boundary_iou": 15.0}, per_class={"a": 90.0, "b": 30.0, "c": 0.0}, boundary_per_class={"a": 20.0, "b": 10.0}
+    )
+    wanted = names("miou", "iou[a,b]", "iou[c]", "worst_iou", "boundary_iou", "boundary_iou[b]", "iou[a,unseen]")
+    assert found.naming(wanted).values == {
+        "miou": 40.0,
+        "boundary_iou": 15.0,
+        "iou[a,b]": 60.0,
+        "iou[c]": 0.0,
+        "worst_iou": 0.0,
+        "boundary_iou[b]": 10.0,
+        # Neither in the masks nor in the predictions: it has no IoU.
+        "iou[a,unseen]": 90.0,
+    }
+    with pytest.raises(DataError, match=r"iou\[unseen,d\] cannot be measured: no mask and no prediction holds a pixel of unseen or d"):
+        found.naming(names("iou[unseen,d]"))

@@ -211,6 +211,16 @@ def test_columns_follow_the_splits(tmp_path: Path) -> None:
     assert dataclasses.replace(run, facts=asked)._tails() == ["", "_holdout", "_test"]
 
 
+def test_metrics_that_are_asked_for_have_columns(tmp_path: Path) -> None:
+    run = RunDir.create(tmp_path / "Y", trial(settings={"metrics": ["iou[road, sky]"]}))
+    result = run.run(Told())
+    value = result.metrics["iou[road,sky]"]
+    assert read_log(run.path / "log.csv")[-1]["iou[road,sky]"] == run.metrics["metrics"]["iou[road,sky]"] == value
+    with pytest.raises(ConfigError, match=r"trainer full: metrics: no class raod"):
+        RunDir.create(tmp_path / "Z", trial(settings={"metrics": ["iou[raod]"]}))
+    assert not (tmp_path / "Z").exists()
+
+
 def test_killed_and_gone_on_with_is_the_same_run_bit_for_bit(tmp_path: Path) -> None:
     """20 iterations straight = 10 + SIGKILL + 10, with dropout, drop path, EMA and validations on the way."""
     settings = {

@@ -90,9 +90,9 @@ def run(names: list[str], folder: Path, *, failed: bool = False) -> Trackers:
 
 
 def test_names() -> None:
-    names = ["loss", "lr", "images_per_second", "miou", "aacc", "miou_holdout", "boundary_iou", "boundary_iou_holdout"]
+    names = ["loss", "lr", "images_per_second", "miou", "aacc", "miou_holdout", "boundary_iou", "boundary_iou_holdout", "iou[crop,a b]"]
     shown = ["train/loss", "train/lr", "train/images_per_second", "val/miou", "val/aacc", "holdout/miou", "val/boundary_iou"]
-    assert [shown_as(name) for name in names] == [*shown, "holdout/boundary_iou"]
+    assert [shown_as(name) for name in names] == [*shown, "holdout/boundary_iou", "val/iou.crop.a_b"]
 
 
 def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:

@@ -10,9 +10,10 @@ import pytest
 from kits_trainer import tiny_trial
 
 from nasseg.errors import ConfigError
+from nasseg.metric import METRICS, Metric
 from nasseg.trainers.proxy import Proxy
 from nasseg.training.config import TrainingConfig
-from nasseg.training.trainer import Recipe, load_trainer, trainer_names
+from nasseg.training.trainer import Recipe, load_trainer, metrics_of, trainer_names
 
 
 def test_names_are_the_modules_of_the_package() -> None:
@@ -41,6 +42,25 @@ def test_a_class_of_ones_own(own: ModuleType) -> None:
 
     own.Mine = Mine  # type: ignore[attr-defined]
     assert load_trainer("own_recipes:Mine") is Mine
+
+
+def test_what_a_class_declares(own: ModuleType) -> None:
+    class Plain:
+        """Declares nothing: what a recipe reports."""
+
+    class Mine(Recipe):
+        metrics = (*Recipe.metrics, Metric("f1"))
+
+    assert metrics_of(Plain) == Recipe.metrics == METRICS
+    assert [metric.name for metric in metrics_of(Mine)][-1] == "f1"
+    Mine.metrics = ("f1",)  # type: ignore[assignment]
+    with pytest.raises(
+        ConfigError, match=r"trainer Mine: metrics: holds nasseg\.metric\.Metric, .* .given 'f1'.; nearest legal: Metric.'f1'."
+    ):
+        metrics_of(Mine)
+    Mine.metrics = (*METRICS, Metric("miou"))
+    with pytest.raises(ConfigError, match=r"trainer Mine: metrics: declares a metric twice .given 'miou'."):
+        metrics_of(Mine)
 
 
 CASES = [
