@@ -10,7 +10,22 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-ORDER = ["errors", "files", "metric", "log", "genes", "cost", "models", "data", "published", "training", "search", "report", "export", "cli"]
+ORDER = [
+    "errors",
+    "files",
+    "log",
+    "metric",
+    "genes",
+    "cost",
+    "models",
+    "data",
+    "published",
+    "training",
+    "search",
+    "report",
+    "export",
+    "cli",
+]
 # Recipes compose the layers up to training; nobody imports a recipe by name.
 RECIPES = "trainers"
 LOADS_NO_TORCH = [
