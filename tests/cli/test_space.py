@@ -62,7 +62,7 @@ class TestShow:
 
     def test_json(self, capsys: pytest.CaptureFixture[str]) -> None:
         shown = json.loads(call(capsys, "space", "show", "csap", "--json"))
-        assert shown["size"] == 8_522_400
+        assert shown["size"] == 23_862_720
         assert shown["fingerprint"] == Space.load("csap").fingerprint
         by_name = {v["name"]: v for v in shown["variables"]}
         assert by_name["inputs"]["choices"] == ["self", "2+3+4", "all"]
@@ -96,7 +96,7 @@ class TestStats:
         assert out.startswith("scaseg  2,021,760 genotypes\n")
         assert "give --backbone, --size and --classes" in out
         told = json.loads(call(capsys, "space", "stats", "decoder", "--json"))
-        assert told["size"] == 25_758_942_193_235_427_821_568
+        assert told["size"] == 850_045_092_376_723_922_107_616
         assert told["share"] is None
 
     def test_exact(self, capsys: pytest.CaptureFixture[str]) -> None:
