@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 import logging
 import os
+import sys
 import time
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import torch
 
 from nasseg.genes.budget import Budget
 from nasseg.genes.genotype import Genotype
@@ -127,6 +131,90 @@ class FakeTrainer:
         if diary:
             with open(diary, "a", encoding="utf-8") as file:
                 file.write(json.dumps(dict(entry)) + "\n")
+
+
+class OddTrainer:
+    """Returns, reports or raises what no recipe should: which of :data:`ODD` goes by the fusion's width and the LPM of the network."""
+
+    Config = TrainingConfig
+
+    def __init__(self, settings: Mapping[str, Any]) -> None:
+        self.settings = settings
+
+    def run(self, trial: Trial, report: Report) -> Any:
+        kind = odd_kind(trial.genotype)
+        report(1, {"loss": np.float32(0.5), "phase": "warm-up"} if kind == "report" else {"loss": np.float32(0.5)})  # type: ignore[dict-item]
+        match kind:
+            case "none" | "report":
+                return None
+            case "mapping":
+                return {"miou": 50.0}
+            case "status":
+                return Result(status="done", metrics={"miou": 50.0})
+            case "exit":
+                sys.exit(3)
+            case "leave":
+                os._exit(7)
+            case "raise":
+                raise ZeroDivisionError("no pixels")
+        return Result(
+            status=Result.COMPLETE,
+            metrics={"miou": ODD[kind][0]},  # type: ignore[dict-item]
+            per_class={"road": np.float64(70.0)},
+            protocol={"size": np.int64(64), "folder": Path("here"), "stamp": object},
+            iterations=np.int64(3),  # type: ignore[arg-type]
+        )
+
+
+ODD: dict[str, tuple[Any, str | float]] = {
+    "numpy": (np.float32(41.5), 41.5),
+    "array": (np.array(42.5), 42.5),
+    "torch": (torch.tensor(43.5), 43.5),
+    "whole": (np.int64(44), 44.0),
+    "text": ("45.5", "the recipe's metric miou is '45.5', not a number"),
+    "truth": (True, "the recipe's metric miou is True, not a number"),
+    "several": (torch.tensor([1.0, 2.0]), "the recipe's metric miou is tensor([1., 2.]), not a number"),
+    "nan": (np.float64("nan"), "miou is nan"),
+    "none": (None, "the recipe returned nothing (None), not a Result"),
+    "mapping": (None, "the recipe returned a dict, not a Result"),
+    "status": (None, "the recipe's status is 'done', neither 'complete' nor 'failed'"),
+    "exit": (None, "the recipe ended with exit(3)"),
+    "raise": (None, "ZeroDivisionError: no pixels"),
+    "report": (None, "the recipe's metric phase is 'warm-up', not a number"),
+    "leave": (None, "its worker was lost 2 times"),
+}
+"""What :class:`OddTrainer` gives as mIoU, and what becomes of the trial: its mIoU, or how its reason begins."""
+
+
+def odd_space(kinds: int) -> Space:
+    """One network for each of the first so many of :data:`ODD`."""
+    return fake_space(fusion_width={"choices": [16 * (1 + k) for k in range(kinds)]}, lpm="none", ffn=0, objectives={"miou": "max"})
+
+
+def odd_kind(genotype: Genotype) -> str:
+    """Which of :data:`ODD` a network stands for."""
+    return list(ODD)[genotype.fusion_width // 16 - 1]
+
+
+def check_odd(study: Study, kinds: int) -> None:
+    """Every odd network was tried, and each became what :data:`ODD` says; the journal can be opened again."""
+    assert study.trained == kinds
+    found = {odd_kind(Genotype.from_dict(trial.genotype)): trial for trial in study.view().trials if trial.trained}
+    assert len(found) == kinds
+    for kind, trial in found.items():
+        meant = ODD[kind][1]
+        if isinstance(meant, float):
+            assert (trial.state, trial.values, trial.metrics["miou"], trial.iterations) == ("complete", (meant,), meant, 3)
+            assert trial.per_class == {"road": 70.0}
+            assert trial.protocol == {"size": 64, "folder": "here", "stamp": "<class 'object'>"}
+        else:
+            assert trial.state == "failed"
+            assert (trial.reason or "").startswith(meant), kind
+    study.close()
+    again, _ = make_study(study.folder, space=odd_space(kinds), trials=kinds, recipe=study.recipe)
+    assert again.propose() is None
+    assert again.trained == kinds
+    again.close()
 
 
 def diary_of(path: Path) -> list[dict[str, Any]]:

@@ -6,7 +6,7 @@ import math
 import random
 from collections.abc import Mapping, Sequence
 
-from nasseg.genes.variable import Scalar
+from nasseg.genes.variable import Nearest, Scalar, same
 
 
 class RandomChooser:
@@ -15,9 +15,9 @@ class RandomChooser:
     def __init__(self, rng: random.Random) -> None:
         self.rng = rng
 
-    def categorical(self, name: str, choices: Sequence[Scalar]) -> Scalar:
-        """One of ``choices``."""
-        return self.rng.choice(choices)
+    def categorical(self, name: str, choices: Sequence[Scalar], nearest: Nearest = same) -> Scalar:
+        """One of the legal ``choices``."""
+        return self.rng.choice([choice for choice in choices if nearest(choice) == choice])
 
     def integer(self, name: str, low: int, high: int, step: int, log: bool) -> int:
         """A whole number from ``low`` to ``high``; on a logarithmic range each stands for the unit around it."""
@@ -39,9 +39,9 @@ class FixedChooser(RandomChooser):
         super().__init__(rng)
         self.parameters = parameters
 
-    def categorical(self, name: str, choices: Sequence[Scalar]) -> Scalar:
-        """The given answer, or one of ``choices``."""
-        return self.parameters[name] if name in self.parameters else super().categorical(name, choices)
+    def categorical(self, name: str, choices: Sequence[Scalar], nearest: Nearest = same) -> Scalar:
+        """The given answer, or one of the legal ``choices``."""
+        return self.parameters[name] if name in self.parameters else super().categorical(name, choices, nearest)
 
     def integer(self, name: str, low: int, high: int, step: int, log: bool) -> int:
         """The given answer, or one from the range."""

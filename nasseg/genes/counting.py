@@ -217,17 +217,17 @@ class Grammar:
             values[slot] = variable.values[binding.stage][drawn[variable.name]]
 
     def walk(self, pick: Callable[[Choices, int, Sequence[int]], int]) -> dict[str, Any]:
-        """One genotype's values. ``pick(variable, stage, legal)`` answers with a legal choice, and is asked only if there are two."""
+        """One genotype's values. ``pick(variable, stage, legal)`` answers with a legal choice of each variable that is drawn."""
         values: dict[str, Any] = {}
         drawn: dict[str, int] = {}
         state: tuple[Any, ...] = ()
         for k, slot in enumerate(self.order):
             ways = self._alive(k, state)
             way = ways[0]
-            if len(ways) > 1:
+            legal = [w.choice for w in ways if w.choice is not None]
+            if legal:
                 binding = self.bindings[slot]
                 assert binding.variable is not None
-                legal = [w.choice for w in ways if w.choice is not None]
                 way = ways[legal.index(pick(binding.variable, binding.stage, legal))]
             self._take(slot, way, values, drawn)
             state = way.state
@@ -283,7 +283,7 @@ class Grammar:
                     continue
                 found = rest(k + 1, way.state)
                 if found is not None:
-                    if way.choice is not None and len(ways) > 1 and binding is not None and binding.variable is not None:
+                    if way.choice is not None and binding is not None and binding.variable is not None:
                         found[binding.variable.name] = way.choice
                     return found
             return None

@@ -144,6 +144,11 @@ class Space:
         return (*seen.values(), *self._open_settings)
 
     @cached_property
+    def _open(self) -> dict[str, Choices]:
+        """The decoder's variables by name."""
+        return {variable.name: variable for variable in self.variables if isinstance(variable, Choices)}
+
+    @cached_property
     def settled(self) -> dict[str, tuple[Any, ...]]:
         """What no variable decides, by slot (``stage4.rank``, ``train.lr``): one value, or those that conditions or the key grid give."""
         searched = {slot_name(v.gene, i) for v in self.variables if isinstance(v, Choices) for i in v.stages}
@@ -222,13 +227,19 @@ class Space:
     def suggest(self, chooser: Chooser) -> Point:
         """A point from a chooser's answers.
 
-        The chooser is asked, in drawing order, for each variable that the answers so far leave open, with all its choices; an illegal
-        answer goes to the nearest legal one (:meth:`nasseg.genes.variable.Choices.repair`). Raises :class:`ValueError` for an answer that
-        was not offered.
+        The chooser is asked, in drawing order, for each variable that the network reads, with all its choices and with a function that
+        finds the nearest legal one after the answers before; also where only one is legal, so that a record of the answers holds every open
+        gene. An illegal answer goes to the nearest legal one (:meth:`nasseg.genes.variable.Choices.repair`). Raises :class:`ValueError`
+        for an answer that was not offered.
         """
 
         def pick(variable: Choices, stage: int, legal: Sequence[int]) -> int:
-            return variable.repair(variable.index(chooser.categorical(variable.name, variable.choices)), legal, stage)
+            def nearest(answer: Scalar) -> Scalar:
+                return variable.choices[variable.repair(variable.index(answer), legal, stage)]
+
+            if variable.name not in self._open:
+                return legal[0]
+            return variable.index(nearest(chooser.categorical(variable.name, variable.choices, nearest)))
 
         genotype = to_genotype(self._decoders().walk(pick))
         return Point(genotype, self._draw_settings(genotype, chooser))
@@ -244,7 +255,7 @@ class Space:
             return None
         if any(settings.get(name, value) != value for name, value in self.settings.items()):
             return None
-        names = {v.name: v for v in self.variables if isinstance(v, Choices)}
+        names = self._open
         out: dict[str, Scalar] = {name: names[name].choices[found[name]] for name in names if name in found}
         values = self._visible(genotype, settings)
         for setting in self._open_settings:

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 Scalar = str | int | float | bool
+
+Nearest = Callable[[Scalar], Scalar]
+"""The legal answer nearest to an answer; a legal answer is its own."""
+
+
+def same(answer: Scalar) -> Scalar:
+    """The :data:`Nearest` of a question whose answers are all legal."""
+    return answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,8 +156,11 @@ Variable = Choices | Setting
 class Chooser(Protocol):
     """Who answers: an Optuna trial, a random generator, a fixed set of parameters."""
 
-    def categorical(self, name: str, choices: Sequence[Scalar]) -> Scalar:
-        """One of ``choices``."""
+    def categorical(self, name: str, choices: Sequence[Scalar], nearest: Nearest = same) -> Scalar:
+        """One of ``choices``, which are the same whenever ``name`` is asked for.
+
+        What of them is legal depends on the answers before: whoever records answers records ``nearest(answer)``.
+        """
 
     def integer(self, name: str, low: int, high: int, step: int, log: bool) -> int:
         """A whole number from ``low`` to ``high``, both ends included."""

@@ -10,6 +10,8 @@ from typing import Any, Self
 import optuna
 
 from nasseg.genes.genotype import Genotype
+from nasseg.genes.variable import Nearest, same
+from nasseg.search.samplers import LegalSampler
 from nasseg.training.trial import Trial
 
 
@@ -81,14 +83,19 @@ class Proposal:
 
 
 class Chooser:
-    """A space's questions answered by an Optuna trial."""
+    """A space's questions answered by an Optuna trial, which stores the legal answers."""
 
-    def __init__(self, trial: optuna.Trial) -> None:
+    def __init__(self, trial: optuna.Trial, sampler: LegalSampler) -> None:
         self.trial = trial
+        self.sampler = sampler
 
-    def categorical(self, name: str, choices: Sequence[Any]) -> Any:
-        """One of the choices."""
-        return self.trial.suggest_categorical(name, choices)
+    def categorical(self, name: str, choices: Sequence[Any], nearest: Nearest = same) -> Any:
+        """One of the choices, a legal one."""
+        self.sampler.nearest = nearest
+        try:
+            return self.trial.suggest_categorical(name, choices)
+        finally:
+            self.sampler.nearest = same
 
     def integer(self, name: str, low: int, high: int, step: int = 1, log: bool = False) -> int:
         """A whole number, both ends included."""

@@ -29,7 +29,7 @@ import optuna
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from nasseg.errors import StudyError
+from nasseg.errors import StudyError, TrainingFailed
 from nasseg.genes.genotype import Genotype
 from nasseg.genes.space import Point
 from nasseg.search import view
@@ -37,6 +37,7 @@ from nasseg.search.candidate import Candidate, Chooser, Proposal, Recipe, finite
 from nasseg.search.journal import open_storage
 from nasseg.search.journal_repair import repair_journal
 from nasseg.search.proposer import Proposer
+from nasseg.search.returned import plain_result
 from nasseg.search.samplers import make_sampler
 from nasseg.search.store import PARQUET, read_rows
 from nasseg.search.view import Event, Listener, StudyView, TrialView, answered, load_optuna, pareto_front, view_trial, view_trials
@@ -96,7 +97,7 @@ class Study:
         self._stuck = 0
 
         self.proposer.check_budget()
-        sampling = make_sampler(sampler, seed)
+        self.sampling = make_sampler(sampler, seed)
         self.folder.mkdir(parents=True, exist_ok=True)
         repaired = repair_journal(self.folder / "journal.log", lambda: read_rows(self.folder / PARQUET) or {}, self.objectives)
         if repaired is not None:
@@ -105,14 +106,16 @@ class Study:
         directions = [StudyDirection.MAXIMIZE if d == "max" else StudyDirection.MINIMIZE for d in self.objectives.values()]
         existing = load_optuna(self.storage)
         if existing is None:
-            self.optuna = optuna.create_study(storage=self.storage, study_name=view.STUDY_NAME, directions=directions, sampler=sampling)
+            self.optuna = optuna.create_study(
+                storage=self.storage, study_name=view.STUDY_NAME, directions=directions, sampler=self.sampling
+            )
         else:
             self.optuna = existing
             if list(existing.directions) != directions:
                 found = ", ".join(d.name.lower() for d in existing.directions)
                 raise StudyError(f"{self.folder} was searched with other objectives ({found}) than {', '.join(self.objectives)}")
             # A sampler that starts again with its old seed would draw again what it has drawn.
-            self.optuna.sampler = make_sampler(sampler, seed + len(self._frozen()))
+            self.optuna.sampler = self.sampling = make_sampler(sampler, seed + len(self._frozen()))
         self._study_id = self.storage.get_study_id_from_name(view.STUDY_NAME)
         self._rng = random.Random(f"{seed}/{len(self._frozen())}")
         self._load()
@@ -165,17 +168,25 @@ class Study:
                 return proposal
 
     def tell(self, number: int, result: Result) -> None:
-        """A trial's result. A failed run, a missing or unfinite objective is told as FAIL with the reason; a second telling is ignored."""
+        """A trial's result; a second one is ignored.
+
+        A failed run, and an objective that is missing or no finite number, are told to Optuna as FAIL with the reason. A cost is counted,
+        never reported: a metric of the same name does not replace it.
+        """
         candidate = self.running.get(number)
         if candidate is None:
             return
+        try:
+            result = plain_result(result)
+        except TrainingFailed as error:
+            result = Result(status=Result.FAILED, reason=str(error))
         self._attribute(number, view.RESULT, finite(result.to_dict()))
         if result.status != Result.COMPLETE:
             self.fail(number, result.reason or "the trainer gave no reason")
             return
         values: list[float] = []
         for name in self.objectives:
-            value = result.metrics.get(name, candidate.cost.get(name))
+            value = candidate.cost.get(name, result.metrics.get(name))
             if value is None:
                 known = ", ".join([*result.metrics, *candidate.cost])
                 self.fail(number, f"the trainer reported no {name} (there are {known})")
@@ -217,7 +228,7 @@ class Study:
         trial = self.optuna.ask()
         planned = trial.user_attrs.get(view.PLANNED)
         try:
-            point = self.space.suggest(Chooser(trial))
+            point = self.space.suggest(Chooser(trial, self.sampling))
         except BaseException:
             self._interrupted(trial.number)
             raise
@@ -248,7 +259,12 @@ class Study:
         frozen = self.storage.get_trial(self._id(number))
         if view.RESULT in frozen.user_attrs:
             # Killed between the result and its telling.
-            self.tell(number, Result.from_dict(unfinite(frozen.user_attrs[view.RESULT])))
+            try:
+                result = Result.from_dict(unfinite(frozen.user_attrs[view.RESULT]))
+            except (TypeError, ValueError, AttributeError):
+                # Of a version that wrote down what no version can read.
+                result = Result(status=Result.FAILED, reason="its recorded result cannot be read: a metric is no number")
+            self.tell(number, result)
             return None
         attempt = int(frozen.user_attrs.get(view.ATTEMPT, 0)) + 1
         workdir = (self.folder / "work" / str(number)).absolute()

@@ -68,8 +68,8 @@ class TrialView:
         return self.state in (COMPLETE, FAILED)
 
     def number_of(self, name: str) -> float | None:
-        """A metric or a cost by name, None where the trial has none."""
-        found = self.metrics.get(name, self.cost.get(name))
+        """A cost or a metric by name, None where the trial has none."""
+        found = self.cost.get(name, self.metrics.get(name))
         return None if found is None else float(found)
 
     def to_dict(self, fidelity: float) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from pathlib import Path
 from nasseg.errors import NassegError
 from nasseg.files import canonical_json, digest, read_json_or_none, write_atomic
 from nasseg.search.candidate import finite, unfinite
+from nasseg.search.returned import plain_report, plain_result
 from nasseg.training.trainer import load_trainer
 from nasseg.training.trial import Report, Result, Trainer, Trial
 
@@ -52,9 +53,9 @@ def execute(trial: Trial, report: Report, run: Run | None = None) -> Outcome:
     folder = Path(trial.workdir)
     identity = identify(trial)
     for number, earlier in attempts(folder, identity):
-        found = read_json_or_none(earlier / "result.json")
+        found = read_result(earlier)
         if found is not None:
-            return Outcome(Result.from_dict(unfinite(found)), number)
+            return Outcome(found, number)
     parent = newest_checkpoint(folder, identity)
     number, own = claim(folder)
     write_atomic(own / "trial.json", canonical_json({"identity": identity}))
@@ -64,16 +65,28 @@ def execute(trial: Trial, report: Report, run: Run | None = None) -> Outcome:
     return Outcome(result, number)
 
 
+def read_result(folder: Path) -> Result | None:
+    """The result an attempt left; None where there is none, or none that can be read."""
+    found = read_json_or_none(folder / "result.json")
+    try:
+        return None if found is None else Result.from_dict(unfinite(found))
+    except (TypeError, ValueError, AttributeError):
+        return None
+
+
 def attempt(trial: Trial, report: Report, own: Path | None, passed_on: tuple[type[Exception], ...] = ()) -> Result:
-    """One attempt; whatever the trainer raises becomes a failed result, but for exceptions of the types ``passed_on``."""
+    """One attempt. What the trainer raises, but for exceptions of the types ``passed_on``, and what it returns that is no result become a
+    failed result."""
     started = time.monotonic()
     try:
         trainer: Trainer = load_trainer(trial.trainer)(trial.settings)
-        return trainer.run(trial, report)
+        return plain_result(trainer.run(trial, plain_report(report)))
     except passed_on:
         raise
     except NassegError as error:
         reason = str(error)
+    except SystemExit as error:
+        reason = f"the recipe ended with exit({'' if error.code is None else repr(error.code)})"
     except MemoryError:
         reason = "out of memory"
     except Exception as error:

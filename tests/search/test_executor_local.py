@@ -21,7 +21,7 @@ from nasseg.search import executor_local
 from nasseg.search.candidate import Recipe
 from nasseg.search.executor_local import Pool, reporter, run_local
 from nasseg.search.worker import Stopped
-from tests.kits_store import diary_of, make_study
+from tests.kits_store import ODD, check_odd, diary_of, make_study, odd_space
 
 
 @pytest.fixture(autouse=True)
@@ -68,6 +68,17 @@ def test_failures_of_a_trainer_do_not_end_the_search(tmp_path: Path) -> None:
     assert study.trained == 8
     assert study.failed > 0
     assert {t.reason for t in study.view().trials if t.state == "failed"} == {"RuntimeError: no luck"}
+
+
+@pytest.mark.parametrize("concurrency", [1, 2])
+def test_what_no_recipe_should_return_is_its_trials_failure(tmp_path: Path, concurrency: int) -> None:
+    # In one process a recipe that ends it ends the search.
+    kinds = len(ODD) - (concurrency == 1)
+    study, _ = make_study(
+        tmp_path, space=odd_space(kinds), trials=100, recipe=Recipe(data="synthetic", size=(64, 64), trainer="tests.kits_store:OddTrainer")
+    )
+    run_local(study, concurrency=concurrency, progress=lambda *told: None, lost=lambda *told: None)
+    check_odd(study, kinds)
 
 
 def test_a_lost_worker_is_replaced_and_its_trial_tried_once_more(tmp_path: Path) -> None:

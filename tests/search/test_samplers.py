@@ -9,7 +9,7 @@ from nasseg.search.samplers import SAMPLERS, make_sampler
 
 @pytest.mark.parametrize(("name", "kind"), [("tpe", TPESampler), ("nsga2", NSGAIISampler), ("gp", GPSampler), ("random", RandomSampler)])
 def test_samplers_by_name_and_without_warnings(name: str, kind: type[BaseSampler]) -> None:
-    assert isinstance(make_sampler(name, 2**40 + 1), kind)
+    assert isinstance(make_sampler(name, 2**40 + 1).inner, kind)
     assert set(SAMPLERS) == {"tpe", "nsga2", "gp", "random"}
 
 

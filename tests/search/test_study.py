@@ -172,6 +172,7 @@ def test_after_too_many_rejects_a_fitting_point_is_drawn(tmp_path: Path) -> None
     [
         (Result(status=Result.FAILED, reason="loss is nan at iteration 3"), "loss is nan at iteration 3"),
         (Result(status=Result.FAILED), "the trainer gave no reason"),
+        (Result(status=Result.COMPLETE, metrics={"miou": "fine"}), "the recipe's metric miou is 'fine', not a number"),  # type: ignore[dict-item]
         (Result(status=Result.COMPLETE, metrics={"miou": float("nan")}), "miou is nan"),
         (Result(status=Result.COMPLETE, metrics={"miou": float("inf")}), "miou is inf"),
         (Result(status=Result.COMPLETE, metrics={"aacc": 1.0}), "the trainer reported no miou (there are aacc, macs, params,"),
@@ -185,6 +186,27 @@ def test_what_cannot_be_compared_is_told_as_failed(tmp_path: Path, result: Resul
         assert trial.state == TrialState.FAIL
         assert trial.user_attrs[view.REASON].startswith(reason)
     assert kinds(events)["failed"] == 2
+
+
+def test_a_cost_is_counted_and_not_what_a_recipe_reports(tmp_path: Path) -> None:
+    study, _ = make_study(tmp_path, trials=3)
+    drive(study, lambda genotype: Result(status=Result.COMPLETE, metrics={"miou": 50.0, "macs": 1.0}))
+    for trial in study.view().trials:
+        assert trial.values == (50.0, trial.cost["macs"])
+        assert trial.number_of("macs") == trial.cost["macs"]
+
+
+def test_a_result_of_an_older_version_that_cannot_be_read_is_its_trials_failure(tmp_path: Path) -> None:
+    """A metric that was a text was written down before the trial was told, and every later start read it and died."""
+    study, _ = make_study(tmp_path, trials=2)
+    proposal = study.propose()
+    assert proposal is not None
+    study._attribute(proposal.number, view.RESULT, {"status": "complete", "metrics": {"miou": "very good"}})
+    study.close()
+    again, _ = make_study(tmp_path, trials=2)
+    drive(again)
+    assert (again.failed, again.completed) == (1, 1)
+    assert again.view_of(proposal.number).reason == "its recorded result cannot be read: a metric is no number"
 
 
 def test_a_failed_network_is_not_trained_again_a_lost_one_is(tmp_path: Path) -> None:

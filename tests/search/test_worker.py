@@ -70,6 +70,15 @@ def test_a_finished_attempt_is_read_and_not_run_again(tmp_path: Path) -> None:
     assert len(diary_of(diary)) == ran
 
 
+def test_a_result_that_cannot_be_read_is_made_again(tmp_path: Path) -> None:
+    one = trial(tmp_path / "7")
+    first = execute(one, lambda iteration, metrics: False)
+    (tmp_path / "7" / "attempt-1" / "result.json").write_text('{"status": "complete", "metrics": {"miou": "good"}}')
+    again = execute(one, lambda iteration, metrics: False)
+    assert again.attempt == 2
+    assert again.result.metrics == first.result.metrics
+
+
 def test_attempts_of_another_trial_are_left_alone(tmp_path: Path) -> None:
     """A number can come to stand for another trial when a power cut takes the journal's tail."""
     diary = tmp_path / "diary"
