@@ -10,6 +10,8 @@ from nasseg.cli.console import wide_console
 from nasseg.cli.verb import Verb
 from nasseg.errors import ConfigError, Problem
 from nasseg.export.bundle import IMAGES, Exported, export_run
+from nasseg.report.next_steps import after_export
+from nasseg.training.rundir import RunDir
 
 
 @click.command("export", cls=Verb)
@@ -36,6 +38,9 @@ def command(run: str, out: str, force: bool, data: str | None, images: int) -> N
 
         exported = export_run(run, out, data=data, images=images, force=force, say=say)
     draw(console, exported)
+    console.print("next:")
+    for line in after_export(exported.path, data or str(RunDir.open(run).facts["data"])):
+        console.print(f"  {line}", markup=False, soft_wrap=True)
 
 
 def draw(console: Console, exported: Exported) -> None:

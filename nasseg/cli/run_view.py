@@ -9,9 +9,11 @@ from contextlib import ExitStack, contextmanager
 from types import FrameType, TracebackType
 from typing import Any, Self
 
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from nasseg.metric import label_of
 
@@ -21,7 +23,7 @@ BAR = 20
 
 
 class RunView:
-    """A bar with iteration, loss, learning rate, speed, time to go and last mIoU; without a terminal a plain line now and then."""
+    """A bar, and below it iteration, loss, learning rate, speed, time to go and last mIoU; without a terminal a plain line now and then."""
 
     def __init__(self, console: Console, total: int, images: int = 0) -> None:
         """``images`` of an iteration, for the throughput; 0 where nobody knows."""
@@ -30,28 +32,28 @@ class RunView:
         self.images = images
         self.miou: float | None = None
         self._bar: Progress | None = None
+        self._live: Live | None = None
+        self._numbers = ""
         self._task: TaskID | None = None
         self._begun: tuple[int, float] | None = None
         self._said = time.monotonic()
 
     def __enter__(self) -> Self:
         if self.console.is_terminal:
-            self._bar = Progress(
-                TextColumn("iteration"),
-                MofNCompleteColumn(),
-                BarColumn(bar_width=24),
-                TextColumn("{task.fields[numbers]}"),
-                TimeRemainingColumn(),
-                console=self.console,
-                refresh_per_second=4,
-            )
-            self._task = self._bar.add_task("train", total=self.total, numbers="")
-            self._bar.start()
+            self._bar = Progress(TextColumn("iteration"), MofNCompleteColumn(), BarColumn(bar_width=24), TimeRemainingColumn())
+            self._task = self._bar.add_task("train", total=self.total)
+            self._live = Live(get_renderable=self.render, console=self.console, refresh_per_second=4)
+            self._live.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self._bar is not None:
-            self._bar.stop()
+        if self._live is not None:
+            self._live.stop()
+
+    def render(self) -> RenderableType:
+        """The bar, and below it the numbers, over as many lines as the terminal needs for them."""
+        assert self._bar is not None
+        return Group(self._bar, Text(self._numbers, overflow="fold", no_wrap=False))
 
     def show(self, iteration: int, metrics: Mapping[str, float]) -> None:
         """Take note of a report."""
@@ -68,7 +70,8 @@ class RunView:
         if self.miou is not None:
             numbers += f" · mIoU {self.miou:.2f}"
         if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, completed=iteration, numbers=numbers)
+            self._bar.update(self._task, completed=iteration)
+            self._numbers = numbers
         elif measured or iteration == self.total or now - self._said >= PLAIN_EVERY:
             self._said = now
             left = f" · {_clock((self.total - iteration) / speed)} to go" if speed and iteration < self.total else ""
@@ -110,7 +113,7 @@ def stop_switch(patience: float = 0.0) -> Iterator[StopSwitch]:
 def result_table(metrics: Mapping[str, float], per_class: Mapping[str, float], classes: tuple[str, ...]) -> Table:
     """IoU by class with bars, and the means; a class that occurs neither in the masks nor in the predictions has a dash."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("class")
+    table.add_column("class", overflow="fold", no_wrap=False)
     table.add_column("IoU %", justify="right")
     table.add_column("")
     for name in classes:

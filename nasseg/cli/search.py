@@ -18,7 +18,8 @@ from nasseg.errors import StudyError
 from nasseg.log import shown_on
 from nasseg.report.front_plot import save_front
 from nasseg.report.live import SearchScreen
-from nasseg.report.pareto import front_table, next_commands, summary
+from nasseg.report.next_steps import after_search
+from nasseg.report.pareto import front_table, summary
 from nasseg.search.plan import Plan, make_plan
 from nasseg.search.resources import Resources
 from nasseg.search.run import run
@@ -174,14 +175,14 @@ def finish(console: Console, view: StudyView) -> None:
     if view.count(COMPLETE) == 0:
         reasons = sorted({trial.reason.splitlines()[0] for trial in view.trials if trial.trained and trial.reason})
         raise SearchFailed(f"{view.path}: every trial failed: {'; '.join(reasons[:3])}")
-    console.print(front_table(view))
+    console.print(front_table(view, width=console.width))
     console.print()
     console.print(summary(view))
     picture = save_front(view, Path(view.path) / "front.png")
     console.print(f"{picture}  the front as a picture")
     console.print("next:")
-    for line in next_commands(view):
-        console.print(f"  {line}", soft_wrap=True)
+    for line in after_search(view):
+        console.print(f"  {line}", markup=False, soft_wrap=True)
 
 
 class SearchFailed(StudyError):

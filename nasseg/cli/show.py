@@ -26,10 +26,10 @@ def command(results: str, as_json: bool, rejected: bool) -> None:
     console = wide_console()
     listed = [trial for trial in view.trials if rejected or trial.state != REJECTED]
     if listed:
-        console.print(trial_table(view, listed, title=str(view.path)))
+        console.print(trial_table(view, listed, title=str(view.path), width=console.width))
         console.print()
     if view.front:
-        console.print(front_table(view))
+        console.print(front_table(view, width=console.width))
         console.print()
     console.print(summary(view))
     if view.driver is not None:

@@ -21,6 +21,7 @@ from nasseg.cli.target import Asked, trial_of
 from nasseg.cli.verb import Verb
 from nasseg.errors import ConfigError, NassegError, Problem, TrainingFailed, nearest
 from nasseg.log import shown_on
+from nasseg.report.next_steps import after_training
 from nasseg.search.cluster import ENVIRONMENT, check_room, node_resources, session
 from nasseg.search.resources import EXECUTORS, Resources
 from nasseg.training.distributed import World, joined, speaks
@@ -220,4 +221,6 @@ def train(console: Console, run: RunDir, crew: Crew, here: World) -> None:
     ):
         if Path(path).is_file():
             console.print(f"{path}  {meaning}")
-    console.print(f"export it with: nasseg export {run.path} --out BUNDLE")
+    console.print("next:")
+    for line in after_training(run.path):
+        console.print(f"  {line}", markup=False, soft_wrap=True)

@@ -21,6 +21,8 @@ from nasseg.search.view import COMPLETE, DUPLICATE, FAILED, REJECTED, RUNNING, E
 
 BEST_ROWS, LAST_ROWS = 6, 4
 NOTES = 3
+NARROW = 100
+"""Columns of a terminal below which the live table leaves the trials' origin out."""
 PROGRESS_LINE_SECONDS = 30.0
 """Without a terminal a running trial's progress is a line no more often than this."""
 
@@ -176,7 +178,11 @@ class SearchScreen:
             front = self.front()
             numbers = {trial.number for trial in front}
             last = [trial for trial in list(self.finished.values())[::-1] if trial.number not in numbers][:LAST_ROWS]
-            room = max(2, self.console.size.height - len(self.running) - len(last) - 7 - NOTES)
+            title = Text(self.title, style="bold", overflow="fold", no_wrap=False)
+            said = [*self.notes[-NOTES:], *([self.status] if self.status else [])]
+            notes = [Text(text, style="yellow", overflow="fold", no_wrap=False) for text in said]
+            texts = sum(len(text.wrap(self.console, self.console.width)) for text in (title, *notes))
+            room = max(2, self.console.size.height - len(self.running) - len(last) - texts - 6)
             settings = any(trial.settings for trial in (*self.finished.values(), *(row.trial for row in self.running.values())))
             table = self._table(settings)
             for row in self.running.values():
@@ -190,16 +196,14 @@ class SearchScreen:
             bar = Table.grid(padding=(0, 1))
             done = f"{self.done}/{self.trials} trained"
             bar.add_row(ProgressBar(total=self.trials, completed=min(self.done, self.trials), width=24), done)
-            lines: list[RenderableType] = [Text(self.title, style="bold"), table, bar, Text(self.tally())]
-            said = [*self.notes[-NOTES:], *([self.status] if self.status else [])]
-            lines += [Text(text, style="yellow", overflow="ellipsis", no_wrap=True) for text in said]
-            return Group(*lines, Text(HINT, style="dim"))
+            tally = Text(self.tally(), overflow="fold", no_wrap=False)
+            return Group(title, table, bar, tally, *notes, Text(HINT, style="dim", overflow="fold", no_wrap=False))
 
-    @staticmethod
-    def _table(settings: bool) -> Table:
+    def _table(self, settings: bool) -> Table:
         table = Table(box=None, pad_edge=False, header_style="dim", expand=True)
         table.add_column("#", justify="right", no_wrap=True)
-        table.add_column("origin", no_wrap=True, max_width=18)
+        if self._origins:
+            table.add_column("origin", no_wrap=True, max_width=18)
         table.add_column("genes", no_wrap=True, overflow="ellipsis", ratio=1)
         if settings:
             table.add_column("settings", no_wrap=True, overflow="ellipsis", ratio=1)
@@ -208,9 +212,12 @@ class SearchScreen:
         table.add_column("state", no_wrap=True, min_width=22)
         return table
 
-    @staticmethod
-    def _row(table: Table, trial: TrialView, settings: bool, state: RenderableType, style: str) -> None:
-        cells: list[RenderableType] = [str(trial.number), trial.origin, trial.short]
+    @property
+    def _origins(self) -> bool:
+        return self.console.width >= NARROW
+
+    def _row(self, table: Table, trial: TrialView, settings: bool, state: RenderableType, style: str) -> None:
+        cells: list[RenderableType] = [str(trial.number), *([trial.origin] if self._origins else []), trial.short]
         if settings:
             cells.append(shown_settings(trial.settings))
         miou = percent(trial.metrics.get("miou"))

@@ -12,6 +12,11 @@ from nasseg.search.view import COMPLETE, DUPLICATE, FAILED, REJECTED, RUNNING, W
 
 STYLES = {COMPLETE: "green", FAILED: "red", REJECTED: "dim", DUPLICATE: "dim", RUNNING: "cyan", WAITING: "yellow"}
 
+UNBROKEN = ("origin", "state")
+"""Columns of words that are never broken over lines."""
+ROOM, GAP = 20, 2
+"""Columns of the terminal that a column of words needs at least, and those between two columns."""
+
 
 def percent(value: float | None) -> str:
     """Two digits, or a dash."""
@@ -34,33 +39,37 @@ def extra_metrics(view: StudyView) -> list[str]:
     return [name for name in seen if name != "miou"]
 
 
-def trial_table(view: StudyView, trials: Iterable[TrialView], *, title: str | None = None, states: bool = True) -> Table:
-    """Trials as rows: number, origin, genes, settings where any are searched, cost, mIoU, state and reason."""
+def trial_table(
+    view: StudyView, trials: Iterable[TrialView], *, title: str | None = None, states: bool = True, width: int | None = None
+) -> Table:
+    """Trials as rows: number, mIoU and other measures, cost, origin, genes, settings where any are searched, state and reason.
+
+    On a terminal of ``width`` columns too few for columns of words beside each other, these stand in one column below each other.
+    """
     listed = list(trials)
-    extras = extra_metrics(view)
-    settings = any(trial.settings for trial in listed)
-    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, header_style="bold")
-    table.add_column("#", justify="right", no_wrap=True)
-    table.add_column("mIoU", justify="right", no_wrap=True)
-    for name in extras:
-        table.add_column(label_of(name), justify="right", no_wrap=True)
-    table.add_column("MACs", justify="right", no_wrap=True)
-    table.add_column("params", justify="right", no_wrap=True)
-    table.add_column("origin", no_wrap=True)
-    table.add_column("genes", overflow="fold")
-    if settings:
-        table.add_column("settings", overflow="fold")
+    numbers = {"#": [f"{'*' if trial.on_front and states else ''}{trial.number}" for trial in listed]}
+    numbers["mIoU"] = [percent(trial.metrics.get("miou")) for trial in listed]
+    for name in extra_metrics(view):
+        numbers[label_of(name)] = [percent(trial.metrics.get(name)) for trial in listed]
+    for name, cost in (("MACs", "macs"), ("params", "params")):
+        numbers[name] = [count(trial.cost.get(cost)) for trial in listed]
+    words = {"origin": [trial.origin for trial in listed], "genes": [trial.short for trial in listed]}
+    if any(trial.settings for trial in listed):
+        words["settings"] = [shown_settings(trial.settings) for trial in listed]
     if states:
-        table.add_column("state", no_wrap=True)
-        table.add_column("reason", overflow="fold")
-    for trial in listed:
-        cells = [f"{'*' if trial.on_front and states else ''}{trial.number}", percent(trial.metrics.get("miou"))]
-        cells += [percent(trial.metrics.get(name)) for name in extras]
-        cells += [count(trial.cost.get("macs")), count(trial.cost.get("params")), trial.origin, trial.short]
-        if settings:
-            cells.append(shown_settings(trial.settings))
-        if states:
-            cells += [trial.state, reason_of(trial)]
+        words["state"] = [trial.state for trial in listed]
+        words["reason"] = [reason_of(trial) for trial in listed]
+    fixed = [*numbers.items(), *((name, cells) for name, cells in words.items() if name in UNBROKEN)]
+    taken = sum(GAP + max(map(len, (name, *cells))) for name, cells in fixed)
+    if width is not None and width - taken < ROOM * sum(name not in UNBROKEN for name in words):
+        words = {"trial": ["\n".join(filter(None, cells)) for cells in zip(*words.values(), strict=True)]}
+
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, header_style="bold")
+    for name in numbers:
+        table.add_column(name, justify="right", no_wrap=True)
+    for name in words:
+        table.add_column(name, no_wrap=name in UNBROKEN, overflow="fold")
+    for trial, *cells in zip(listed, *numbers.values(), *words.values(), strict=True):
         table.add_row(*cells, style="bold" if trial.on_front and states else STYLES[trial.state] if states else None)
     return table
 
@@ -72,10 +81,10 @@ def reason_of(trial: TrialView) -> str:
     return (trial.reason or "").splitlines()[0] if trial.reason else ""
 
 
-def front_table(view: StudyView) -> Table:
-    """The Pareto front, best first by the first objective."""
+def front_table(view: StudyView, *, width: int | None = None) -> Table:
+    """The Pareto front, best first by the first objective; ``width`` as in :func:`trial_table`."""
     directions = ", ".join(f"{label_of(name)} {way}" for name, way in view.objectives.items())
-    return trial_table(view, view.front, title=f"Pareto front ({directions})", states=False)
+    return trial_table(view, view.front, title=f"Pareto front ({directions})", states=False, width=width)
 
 
 def summary(view: StudyView) -> str:
@@ -86,15 +95,3 @@ def summary(view: StudyView) -> str:
     parts.append(f"{(n := view.count(DUPLICATE))} duplicate{'' if n == 1 else 's'} answered")
     parts += [f"{n} {state}" for state in (RUNNING, WAITING) if (n := view.count(state))]
     return ", ".join([*parts, f"{len(view.front)} on the front"])
-
-
-def next_commands(view: StudyView) -> list[str]:
-    """What to do with a finished study."""
-    if view.best is None:
-        return [f"nasseg show {view.path}"]
-    name = view.path.name
-    return [
-        f"nasseg train {view.path}:best --trainer full --out runs/{name}",
-        f"nasseg export runs/{name} --out bundles/{name}",
-        f"nasseg show {view.path}",
-    ]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import io
+import shlex
 from pathlib import Path
 
 import numpy as np
 import pytest
+from kits_cli import parsed
 from kits_data import write_tree
 from kits_export import make_run
 from PIL import Image
@@ -54,6 +56,16 @@ def test_export_prints_files_and_figures(bundle: Path):
     assert "Compared with the trained module on 3 images of val, mIoU" in printed
     assert "on 2 of its validation images." in printed
     assert f"Bundle: {bundle}" in printed
+
+
+def test_export_ends_with_commands_that_can_be_pasted(bundle: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    _, _, after = (bundle.parent / "printed.txt").read_text().partition("next:\n")
+    lines = [line.strip() for line in after.splitlines() if not line.startswith("  #")]
+    assert [parsed(line)[0] for line in lines] == ["eval", "predict"]
+    monkeypatch.chdir(tmp_path)
+    for line in lines:
+        run(shlex.split(line)[1:])
+    assert len(list((tmp_path / "pictures" / "bundle").glob("*_overlay.png"))) >= 2
 
 
 def test_export_refuses_with_a_sentence(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):

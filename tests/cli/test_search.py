@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
-from kits_cli import replaced
+from kits_cli import parsed, replaced
 from PIL import Image
 
 from nasseg.cli.main import run
@@ -38,7 +39,12 @@ def test_search_and_show(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert said[2].startswith("[0/4] trial 0 started (preset:canet_fca): 59.0M MACs, 3.45M params; ")
     assert sum(" complete: mIoU " in line for line in said) == 4
     assert "Pareto front (mIoU max, macs min)" in said
-    assert f"  nasseg train {out}:best --trainer full --out runs/first" in said
+    at = said.index(f"  nasseg train {out}:best --trainer full --out runs/first")
+    assert said[at - 1] == "next:"
+    assert re.fullmatch(
+        r"  # 20,000 iterations of 16 images(, about .* images/s of trial \d)?; for a shorter run add --set .*=2000", said[at + 1]
+    )
+    assert [parsed(line)[0] for line in said[at:] if not line.startswith("  #")] == ["train", "export", "show"]
     with Image.open(out / "front.png") as image:
         assert image.format == "PNG"
 

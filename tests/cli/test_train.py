@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from collections.abc import Mapping
 from pathlib import Path
@@ -42,7 +43,7 @@ def test_trains_and_says_where_everything_lies(genotype: str, tmp_path: Path, ca
     for name in ("model.safetensors", "metrics.json", "log.csv", "curves.png"):
         assert str(out / name) in said
         assert (out / name).is_file()
-    assert f"nasseg export {out} --out BUNDLE" in said
+    assert f"next:\n  nasseg export {out} --out bundles/Y\n" in said
 
 
 def test_ctrl_c_saves_and_the_same_command_goes_on(
@@ -208,6 +209,22 @@ def test_a_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "4/4" in caught.get()
     assert "loss 0.5000 · lr 1.00e-03" in caught.get()
     assert "mIoU 33.00" in caught.get()
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 120, 160])
+def test_the_bar_and_its_numbers_are_whole_at_any_width(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(run_view.time, "monotonic", lambda: now[0])
+    console = Console(width=width, force_terminal=True, color_system=None, soft_wrap=True)
+    with console.capture() as caught, RunView(console, 20_000, 16) as view:
+        for iteration in (1, 12_345):
+            view.show(iteration, {"loss": 1.2345, "lr": 6e-5, "miou": 45.67})
+            now[0] += 1000.0
+    drawn = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", caught.get()).replace("\r", "\n").splitlines()
+    assert max(map(len, drawn)) <= width
+    text = " ".join(" ".join(drawn).split())
+    assert text.endswith("loss 1.2345 · lr 6.00e-05 · 12.34 it/s · 197.5 images/s · mIoU 45.67")
+    assert "iteration 12345/20000" in text
 
 
 def test_plain_lines_come_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:

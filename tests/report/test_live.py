@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import io
+import re
 from typing import Any
 
+import pytest
 from rich.console import Console
 
 from nasseg.report.live import HINT, Row, SearchScreen, clock_text, progress
@@ -146,3 +148,31 @@ def test_progress_words() -> None:
     assert progress(Row(trial(0), since=0.0), 65.0).plain == "running 1:05"
     assert Row(trial(0), since=0.0, iteration=99, total=40).share == 1.0
     assert [clock_text(s) for s in (-1, 7, 725, 3723)] == ["0:00", "0:07", "12:05", "1:02:03"]
+
+
+@pytest.mark.parametrize("width", [80, 100, 120, 160])
+@pytest.mark.parametrize("settings", [{}, {"lr": 0.00123, "drop_path": 0.1}])
+def test_nothing_but_genes_and_settings_is_cut_at_any_width(width: int, settings: dict[str, float]) -> None:
+    title = (
+        "decoder · CamVid 240x320 · tf_efficientnet_lite0 · budget macs=330M,params=7.0M · proxy · ray 10.0.0.1:6379 ×8 · "
+        "/a/path/of/more/than/a/hundred/and/sixty/columns/that/has/no/space/anywhere/and/must/be/broken/at/the/edge/of/the/terminal/"
+        "wherever/that/is/results/camvid"
+    )
+    note = "preset csap is left out: over budget: macs 338M > 330M, params 7.14M > 7.00M; so is preset feedformer: macs 1.25G > 330M"
+    # The console of the command line, which does not wrap by itself.
+    console = Console(file=io.StringIO(), force_terminal=True, width=width, height=30, color_system=None, soft_wrap=True)
+    made = SearchScreen(console, title=title, trials=4, objectives={"miou": "max", "macs": "min"}, total=lambda trial: 40, clock=Clock())
+    made(Event(kind="note", text=note))
+    made(Event(kind="running", trial=trial(0, origin="preset:canet_fca", settings=settings)))
+    with made:
+        pass
+    assert isinstance(console.file, io.StringIO)
+    drawn = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", console.file.getvalue()).splitlines()
+    assert max(map(len, drawn)) <= width
+    text = "".join("".join(drawn).split())
+    for whole in (title, note, HINT, made.tally()):
+        assert "".join(whole.split()) in text
+    head = next(line for line in drawn if line.startswith("# ")).split()
+    origin, searched = ["origin"] if width >= 100 else [], ["settings"] if settings else []
+    assert head == ["#", *origin, "genes", *searched, "MACs", "params", "mIoU", "state"]
+    assert "4.00M" in text

@@ -4,10 +4,11 @@ import io
 from pathlib import Path
 from typing import Any
 
+import pytest
 from rich.console import Console
 
 from nasseg.metric import label_of
-from nasseg.report.pareto import count, front_table, next_commands, percent, reason_of, shown_settings, summary, trial_table
+from nasseg.report.pareto import count, front_table, percent, reason_of, shown_settings, summary, trial_table
 from nasseg.search.view import StudyView, TrialView
 
 
@@ -61,17 +62,32 @@ def test_summary_counts() -> None:
     assert summary(view()) == "0 trained, 0 rejected over budget, 0 duplicates answered, 0 on the front"
 
 
-def test_next_commands() -> None:
-    assert next_commands(view(trial(0, on_front=True))) == [
-        "nasseg train results/first:best --trainer full --out runs/first",
-        "nasseg export runs/first --out bundles/first",
-        "nasseg show results/first",
-    ]
-    assert next_commands(view()) == ["nasseg show results/first"]
-
-
 def test_small_words() -> None:
     assert [label_of(n) for n in ("miou", "miou_holdout", "aacc", "macs")] == ["mIoU", "mIoU holdout", "aAcc", "macs"]
     assert (percent(None), percent(1.239), count(None), count(1.5e9)) == ("–", "1.24", "–", "1.50G")
     assert shown_settings({"lr": 0.001234, "n": 3, "loss": "ohem"}) == "lr 0.00123 n 3 loss ohem"
     assert reason_of(trial(0)) == ""
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 120, 160])
+@pytest.mark.parametrize("soft_wrap", [False, True])
+def test_tables_fit_the_terminal_and_nothing_is_cut(width: int, soft_wrap: bool) -> None:
+    genes = "4:own1 3:- 2:4 | k32 self | lpm eca | ffn 0 | fca 128/8"
+    reason = "over budget: macs 338M > 330M, params 7.14M > 7.00M"
+    study = view(
+        trial(0, origin="preset:canet_fca", short=genes, on_front=True, settings={"lr": 0.00123, "drop_path": 0.1}),
+        trial(1, "rejected", short=genes, reason=reason),
+    )
+    for table, heads in ((trial_table(study, study.trials, width=width), ["state", "reason"]), (front_table(study, width=width), [])):
+        console = Console(file=io.StringIO(), width=width, color_system=None, soft_wrap=soft_wrap, highlight=False)
+        console.print(table)
+        assert isinstance(console.file, io.StringIO)
+        lines = console.file.getvalue().splitlines()
+        assert max(map(len, lines)) <= width
+        head = next(line for line in lines if line.split()[:2] == ["#", "mIoU"]).split()
+        together = [*head[:4], "trial"] == head
+        assert together or head == ["#", "mIoU", "MACs", "params", "origin", "genes", "settings", *heads]
+        assert not together or width < 160
+        words = [word for line in lines for word in line.split()]
+        for whole in ("50.00", "1.50G", "preset:canet_fca", "0.00123", *genes.split(), *(reason.split() if heads else [])):
+            assert whole in words, f"{whole} is cut or broken at {width} columns"
