@@ -1,4 +1,4 @@
-"""What ``nasseg train`` is to train: a study's trial, a genotype file or a published design, with everything given beside it."""
+"""What ``nasseg train`` is to train: a study's trial, a genotype file, a published design or network, with everything given beside it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from typing import Any
 
 from nasseg.cli.genotypes import read_genotype
 from nasseg.data.layouts import open_data
+from nasseg.errors import ConfigError, Problem
 from nasseg.genes.genotype import Genotype
+from nasseg.published.network import Published, is_published
 from nasseg.search.store import Picked, is_study, pick
 from nasseg.training.trial import Trial
 
@@ -38,8 +40,8 @@ def trial_of(target: str, asked: Asked) -> Trial:
     """The trial that was asked for.
 
     A study's trial brings its data, size, weights, seed and the training settings that were searched; those the whole study was run with
-    only where the same recipe trains it again. What is given on the command line goes first. Raises the :class:`NassegError` of what is
-    wrong.
+    only where the same recipe trains it again. A published network (:mod:`nasseg.published`) brings its weights and the size it was trained
+    at. What is given on the command line goes first. Raises the :class:`NassegError` of what is wrong.
     """
     trainer = asked.trainer or TRAINER
     found = Path(target).is_dir() and is_study(target)
@@ -47,6 +49,8 @@ def trial_of(target: str, asked: Asked) -> Trial:
     if found or (named and is_study(named[1])):
         return _of_study(pick(target), asked, trainer)
     data = asked.data or "synthetic"
+    if is_published(target):
+        return _of_published(target, asked, data, trainer)
     return Trial(
         genotype=_changed(read_genotype(target), asked),
         data=data,
@@ -56,6 +60,27 @@ def trial_of(target: str, asked: Asked) -> Trial:
         seed=asked.seed or 0,
         weights=asked.weights,
         pretrained=bool(asked.pretrained),
+    )
+
+
+def _of_published(target: str, asked: Asked, data: str, trainer: str) -> Trial:
+    """A published network, to be trained further: it brings its genotype, its weights, its size and its padding."""
+    given = {"--backbone": asked.backbone, "--weights": asked.weights, "--pretrained": asked.pretrained or None}
+    rule = "is not for a published network, which has its encoder and all its weights"
+    problems = [Problem("", name, rule, value) for name, value in given.items() if value is not None]
+    rule = "a published network's genes are what its weights are for; train its design with new weights from a genotype file instead"
+    problems += [Problem("", f"--set {gene}", rule, value) for gene, value in asked.genes.items()]
+    if problems:
+        raise ConfigError(problems)
+    found = Published.open(target)
+    return Trial(
+        genotype=found.genotype,
+        data=data,
+        size=asked.size or found.size or natural_size(data),
+        trainer=trainer,
+        settings=dict(asked.settings),
+        seed=asked.seed or 0,
+        network=target,
     )
 
 

@@ -21,11 +21,13 @@ from nasseg.cli.target import Asked, trial_of
 from nasseg.cli.verb import Verb
 from nasseg.errors import ConfigError, NassegError, Problem, TrainingFailed, nearest
 from nasseg.log import shown_on
+from nasseg.published.network import Published
 from nasseg.report.next_steps import after_training
 from nasseg.search.cluster import ENVIRONMENT, check_room, node_resources, session
 from nasseg.search.resources import EXECUTORS, Resources
+from nasseg.training.checkpoint import checkpoint_files
 from nasseg.training.distributed import World, joined, speaks
-from nasseg.training.rundir import CURVES, LOG, RunDir
+from nasseg.training.rundir import CHECKPOINTS, CURVES, LOG, RunDir
 from nasseg.training.schedules import load_schedule
 from nasseg.training.trial import Report, Result
 
@@ -130,7 +132,7 @@ def command(
     gpus_per_worker: float | None,
     address: str | None,
 ) -> None:
-    """Train TARGET: results/X[:NUMBER|best], a genotype file, or a published design.
+    """Train TARGET: results/X[:NUMBER|best], a genotype file, a published design, or a published network (docs/published.md).
 
     Ctrl-C and SIGTERM save a checkpoint; the same command with --resume goes on from it, bit for bit on a CPU.
     Several processes: torchrun --nproc-per-node 2 -m nasseg train …, or --executor ray --workers 2. batch_size is that of all together.
@@ -179,7 +181,7 @@ def run_of(target: str | None, asked: Asked, schedule: str | None, out: str, res
         if beside:
             raise ConfigError(Problem("", "TARGET", f"must be given with {', '.join(beside)}; alone, --resume takes all of it from --out"))
         return RunDir.open(out)
-    raise ConfigError(Problem("", "TARGET", "what to train: results/X[:NUMBER|best], a genotype file, or a published design"))
+    raise ConfigError(Problem("", "TARGET", "what to train: results/X[:NUMBER|best], a genotype file, a published design or a network"))
 
 
 def train(console: Console, run: RunDir, crew: Crew, here: World) -> None:
@@ -195,6 +197,8 @@ def train(console: Console, run: RunDir, crew: Crew, here: World) -> None:
         f"{trial.data} · {len(run.classes)} classes · {at} · {trial.trainer}, {total} iterations · seed {trial.seed} · {run.path}"
         + (f" · {ranks} processes" if ranks > 1 else "")
     )
+    if trial.network is not None and not checkpoint_files(run.path / CHECKPOINTS):
+        console.print(Published.open(trial.network).beginning(run.classes), markup=False, soft_wrap=True)
     with stop_switch(PATIENCE if ranks > 1 else 0.0) as switch, shown_on(console), RunView(console, total, images) as view:
 
         def report(iteration: int, metrics: Mapping[str, float]) -> bool:

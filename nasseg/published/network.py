@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -47,7 +48,7 @@ class Published:
     def open(cls, path: str | os.PathLike[str]) -> Self:
         """Read a published network. Raises :class:`WeightsError` for what cannot be read or recognised."""
         given = Path(path)
-        file = _weights_file(given) if given.is_dir() else given
+        file = weights_file(given)
         content = read_checkpoint(file)
         description = describe_folder(file.parent) if (file.parent / CONFIG).is_file() and file.name in FOLDER_WEIGHTS else None
         description = description or describe_openmmlab(content.beside)
@@ -109,23 +110,25 @@ class Published:
         model.load_state_dict(dict(self.tensors))
         return model.eval()
 
-    def begin(self, model: SegModel, classes: Sequence[str]) -> str:
-        """Fill ``model``, a network of the same genotype for ``classes``, with these weights.
-
-        The classifier is kept where the classes are the same, or nobody knows those it was trained on and there are as many; else it stays
-        new. Returns one sentence that says which.
-        """
-        own = self.classes
-        kept = len(classes) == self.num_classes and (own is None or same_names(own, classes))
-        wanted = model.state_dict()
+    def begin(self, model: SegModel, classes: Sequence[str]) -> None:
+        """Fill ``model``, a network of the same genotype for ``classes``, with these weights; see :meth:`keeps_classifier`."""
+        kept = self.keeps_classifier(classes)
         given = {key: value for key, value in self.tensors.items() if kept or not key.startswith("decoder.fusion.classifier.")}
-        model.load_state_dict({**wanted, **given})
-        if kept:
-            return f"all weights of {self.path} are taken, the classifier of {self.num_classes} classes included"
+        model.load_state_dict({**model.state_dict(), **given})
+
+    def keeps_classifier(self, classes: Sequence[str]) -> bool:
+        """Whether a fine-tuning on ``classes`` keeps the classifier: where they are its own, or where nobody knows those and there are as
+        many. Else a new one is trained."""
+        return len(classes) == self.num_classes and (self.classes is None or same_names(self.classes, classes))
+
+    def beginning(self, classes: Sequence[str]) -> str:
+        """What of the weights a fine-tuning on ``classes`` begins with, in one line."""
+        if self.keeps_classifier(classes):
+            return f"begins with all weights of {self.path}, the classifier of {self.num_classes} classes included"
         why = f"{self.num_classes} classes there, {len(classes)} here"
         if len(classes) == self.num_classes:
             why = f"both have {len(classes)} classes, but of other names"
-        return f"the weights of {self.path} are taken but for the classifier, which begins anew: {why}"
+        return f"begins with the weights of {self.path}, but for the classifier, which is new: {why}"
 
 
 def is_published(path: str | os.PathLike[str]) -> bool:
@@ -136,11 +139,24 @@ def is_published(path: str | os.PathLike[str]) -> bool:
     return given.suffix in ENDINGS and given.is_file()
 
 
-def _weights_file(folder: Path) -> Path:
+def weights_file(path: Path) -> Path:
+    """The file with the weights: ``path`` itself, or the one in a folder. Raises :class:`WeightsError` for a folder without."""
+    if not path.is_dir():
+        return path
+    folder = path
     found = next((folder / name for name in FOLDER_WEIGHTS if (folder / name).is_file()), None)
     if found is None or not (folder / CONFIG).is_file():
         raise WeightsError(f"{folder}: a published network's folder holds {CONFIG} and {' or '.join(FOLDER_WEIGHTS)}")
     return found
+
+
+def file_digest(path: Path) -> str:
+    """12 hex digits of the SHA-256 of a file's content. Raises :class:`WeightsError` where it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()[:12]
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be read ({error.strerror})") from error
 
 
 def _with_statistics(genotype: Genotype, description: Description, mean: Sequence[float], std: Sequence[float]) -> Genotype:

@@ -53,7 +53,7 @@ def recognise(tensors: Mapping[str, Tensor], description: Description, where: st
     found: list[Recognised] = []
     unfit: list[tuple[Form, _Unfit]] = []
     for form in forms:
-        if not form.signs <= tensors.keys():
+        if not form.signs <= tensors.keys() or any(key in tensors for key in form.absent):
             continue
         try:
             found.append(_fit(form, tensors, description))
@@ -100,7 +100,8 @@ def _fit(form: Form, tensors: Mapping[str, Tensor], description: Description) ->
     wanted = network.state_dict()
     outer = {key: value for key, value in tensors.items() if not key.startswith(form.encoder)}
     dropped = tuple(key for key in outer if any(re.fullmatch(pattern, key) for pattern in form.dead))
-    renamed, _ = rename({key: value for key, value in outer.items() if key not in dropped}, form.rules, {}, ())
+    parted = _parted(form, {key: value for key, value in outer.items() if key not in dropped})
+    renamed, _ = rename(parted, form.rules, {}, ())
     offered = {**{f"backbone.{key}": value for key, value in encoder.tensors.items()}, **renamed}
     filled = {key: _shaped(_turned(form, key, value, network), wanted.get(key)) for key, value in offered.items()}
     filled |= {key: torch.tensor(0) for key in wanted if key.endswith(f".{COUNTER}") and key not in filled}
@@ -118,13 +119,29 @@ def _genotype(form: Form, tensors: Mapping[str, Tensor], encoder: Encoder) -> Ge
         raise _Unfit(f"its sizes are none of the search space: {'; '.join(map(str, error.problems))}", float("inf")) from error
 
 
+def _parted(form: Form, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """With two matrices of one tensor under a name each."""
+    out: dict[str, Tensor] = {}
+    for key, value in tensors.items():
+        if form.halves is not None and re.fullmatch(form.halves[0], key) and value.shape[0] % 2 == 0:
+            for name, half in zip(form.halves[1:], value.chunk(2), strict=True):
+                out[re.sub(form.halves[0], name, key)] = half
+        else:
+            out[key] = value
+    return out
+
+
 def _turned(form: Form, key: str, value: Tensor, network: SegModel) -> Tensor:
     """The tensor with its input channels from the shallowest map to the deepest."""
-    which = next((what for pattern, what in form.turned.items() if re.fullmatch(pattern, key)), None)
-    if which is None:
+    found = next(((what, match) for pattern, what in form.turned.items() if (match := re.fullmatch(pattern, key))), None)
+    if found is None:
         return value
-    assert which == FUSION
-    widths = [network.genotype.project or network.decoder.channels[stage - 1] for stage in network.genotype.kept]
+    genotype, channels = network.genotype, network.decoder.channels
+    if found[0] == FUSION:
+        widths = [genotype.project or channels[stage - 1] for stage in genotype.kept]
+    else:
+        genes = genotype.stage(int(found[1]["stage"]))
+        widths = [channels[stage - 1] for stage in (genes.inputs if genes is not None else None) or ()]
     axis = min(1, value.ndim - 1)
     if sum(widths) != value.shape[axis]:
         return value

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -20,6 +20,7 @@ from nasseg.models.auxiliary import load_network
 from nasseg.models.backbones.contract import Backbone
 from nasseg.models.ops import PAD_MULTIPLE
 from nasseg.models.segmenter import SegModel, build
+from nasseg.published.network import Published
 from nasseg.training.augment import train_sampler, train_transform
 from nasseg.training.checkpoint import load_checkpoint
 from nasseg.training.config import TrainingConfig
@@ -86,6 +87,8 @@ class Job:
             drop_path=config.drop_path,
             dropout=config.dropout,
         )
+        if trial.network is not None and trial.parent is None:
+            begin_with(model, trial.network, data.classes)
         if config.aux_loss:
             _check_auxiliary(trial.size, config)
             model.add_auxiliary()
@@ -279,6 +282,17 @@ def _check_auxiliary(size: tuple[int, int], config: TrainingConfig) -> None:
     if crop[0] % PAD_MULTIPLE or crop[1] % PAD_MULTIPLE:
         legal = "x".join(str(max(PAD_MULTIPLE, round(side / PAD_MULTIPLE) * PAD_MULTIPLE)) for side in size)
         raise ConfigError(Problem("", "size", f"aux_loss needs sides that are multiples of {PAD_MULTIPLE}", f"{crop[0]}x{crop[1]}", legal))
+
+
+def begin_with(model: SegModel, network: str, classes: Sequence[str]) -> None:
+    """Fill ``model`` with a published network's weights; its classifier stays new where the classes are others.
+
+    Raises :class:`WeightsError` where the network cannot be read or is not of the model's genotype.
+    """
+    found = Published.open(network)
+    if found.genotype != model.genotype:
+        raise WeightsError(f"{network}: its genotype is {found.genotype.id}, the network to be trained is {model.genotype.id}")
+    found.begin(model, classes)
 
 
 def start_from(loop: Loop, parent: str) -> None:

@@ -31,6 +31,7 @@ from nasseg.genes.genotype import Genotype
 from nasseg.metric import METRICS
 from nasseg.models.backbones.registry import describe_backbone
 from nasseg.models.segmenter import SegModel, build
+from nasseg.published.network import file_digest, weights_file
 from nasseg.training.checkpoint import WEIGHTS, checkpoint_files
 from nasseg.training.config import TrainingConfig
 from nasseg.training.curves import SPEED, LogFile, draw_curves
@@ -136,6 +137,7 @@ class RunDir:
             seed=int(self.facts["seed"]),
             weights=self.facts.get("weights"),
             pretrained=bool(self.facts.get("pretrained", False)),
+            network=(self.facts.get("network") or {}).get("path"),
         )
 
     def load_model(self) -> SegModel:
@@ -262,8 +264,15 @@ def describe(trial: Trial) -> dict[str, Any]:
         "seed": trial.seed,
         "weights": None if trial.weights is None else str(Path(trial.weights).expanduser().resolve()),
         "pretrained": trial.pretrained,
+        **({} if trial.network is None else {"network": _origin(trial.network)}),
         "environment": stamp(resolve_device(config.device)),
     }
+
+
+def _origin(network: str) -> dict[str, Any]:
+    """Where a published network lies, and what tells it from another."""
+    place = Path(network).expanduser().resolve()
+    return {"path": str(place), "sha256": file_digest(weights_file(place))}
 
 
 def _compared(run: RunDir, config: type[TrainingConfig]) -> dict[str, Any]:
@@ -275,4 +284,5 @@ def _compared(run: RunDir, config: type[TrainingConfig]) -> dict[str, Any]:
     defaults = {name: info.default for name, info in config.model_fields.items()}
     settings = {f"trainer.{name}": value for name, value in {**defaults, **facts["settings"]}.items() if name not in config.OPERATIONAL}
     names = ("trainer", "data_fingerprint", "size", "seed", "pretrained", "teacher")
-    return {**run.genotype.flat(), **{name: facts.get(name) for name in names}, **settings}
+    network = {"network": (facts.get("network") or {}).get("sha256")}
+    return {**run.genotype.flat(), **{name: facts.get(name) for name in names}, **network, **settings}

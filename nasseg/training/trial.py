@@ -22,8 +22,9 @@ class Trial:
 
     ``settings`` are the trainer's fields that differ from its defaults (``{"lr": 1e-3}``). ``fidelity`` in (0, 1] is the share of the
     trainer's iterations that is run, as a complete schedule. ``size`` is (height, width) in pixels of the training crop and of the
-    evaluation image. ``workdir`` is where this attempt writes its checkpoints (None: nowhere), ``parent`` a checkpoint it goes on from;
-    neither is part of ``key``.
+    evaluation image. ``weights`` is a file with the backbone's weights, ``network`` a published network (:mod:`nasseg.published`) whose
+    weights, decoder included, it begins with. ``workdir`` is where this attempt writes its checkpoints (None: nowhere), ``parent`` a
+    checkpoint it goes on from; neither is part of ``key``.
     """
 
     genotype: Genotype
@@ -35,6 +36,7 @@ class Trial:
     seed: int = 0
     weights: str | None = None
     pretrained: bool = False
+    network: str | None = None
     workdir: str | None = None
     parent: str | None = None
 
@@ -46,7 +48,7 @@ class Trial:
     @property
     def from_scratch(self) -> bool:
         """Whether the backbone starts without trained weights."""
-        return self.weights is None and not self.pretrained
+        return self.weights is None and not self.pretrained and self.network is None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON-able data; :meth:`from_dict` gives the trial back."""
@@ -60,6 +62,8 @@ class Trial:
             "seed": self.seed,
             "weights": self.weights,
             "pretrained": self.pretrained,
+            # Left out where there is none: the key of a trial is as it was before there were such.
+            **({} if self.network is None else {"network": self.network}),
             "workdir": self.workdir,
             "parent": self.parent,
         }

@@ -97,17 +97,18 @@ def filled(found: Published, classes: tuple[str, ...]) -> tuple[str, SegModel, T
     model = build(found.genotype, len(classes))
     randomised(model, seed=5)
     before = model.state_dict()["decoder.fusion.classifier.weight"].clone()
-    return found.begin(model, classes), model, before
+    found.begin(model, classes)
+    return found.beginning(classes), model, before
 
 
 def test_fine_tuning_keeps_a_classifier_that_fits(tmp_path: Path) -> None:
     found = Published.open(saved(tmp_path, **configured("", CLASSES=("road", "car", "sky"))))
     for classes in (("road", "car", "sky"), ("Road", " car", "sky")):
         said, model, _ = filled(found, classes)
-        assert said == f"all weights of {found.path} are taken, the classifier of 3 classes included"
+        assert said == f"begins with all weights of {found.path}, the classifier of 3 classes included"
         assert all(torch.equal(value, found.tensors[key]) for key, value in model.state_dict().items())
     unnamed = Published.open(saved(tmp_path))
-    assert filled(unnamed, ("a", "b", "c"))[0].startswith("all weights")
+    assert filled(unnamed, ("a", "b", "c"))[0].startswith("begins with all weights")
 
 
 @pytest.mark.parametrize(
@@ -116,7 +117,7 @@ def test_fine_tuning_keeps_a_classifier_that_fits(tmp_path: Path) -> None:
 def test_fine_tuning_on_other_classes_begins_with_a_new_classifier(classes: tuple[str, ...], why: str, tmp_path: Path) -> None:
     found = Published.open(saved(tmp_path, **configured("", CLASSES=("road", "car", "sky"))))
     said, model, before = filled(found, classes)
-    assert said == f"the weights of {found.path} are taken but for the classifier, which begins anew: {why}"
+    assert said == f"begins with the weights of {found.path}, but for the classifier, which is new: {why}"
     state = model.state_dict()
     assert torch.equal(state["decoder.fusion.classifier.weight"], before)
     others = [key for key in state if ".classifier." not in key]
