@@ -4,8 +4,8 @@ other code bases give to the same weights."""
 from __future__ import annotations
 
 import re
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -90,10 +90,74 @@ def nvlabs(state: Mapping[str, Tensor], classes: int = CLASSES) -> State:
     return unused | named
 
 
-def save_hugging_face(network: Any, folder: Path, **files: Any) -> Path:
-    """A folder of save_pretrained, with further JSON files."""
-    network.save_pretrained(folder)
-    return folder
+def mmseg_encoder(network: Any) -> State:
+    """transformers' encoder under mmsegmentation's names: ``layers.STAGE`` holds embedding, blocks and norm; queries, keys and values are
+    one matrix of ``nn.MultiheadAttention``, the feed-forward layers 1×1 convolutions."""
+    state = dict(network.segformer.state_dict())
+    out: State = {}
+    for key in state:
+        found = re.fullmatch(r"stages\.(\d)\.blocks\.(\d+)\.attention\.q_proj\.(\w+)", key)
+        if found:
+            parts = [state[key.replace("q_proj", f"{which}_proj")] for which in "qkv"]
+            out[f"layers.{found[1]}.1.{found[2]}.attn.attn.in_proj_{found[3]}"] = torch.cat(parts)
+    block = r"stages\.(\d)\.blocks\.(\d+)\."
+    others = {key: value for key, value in state.items() if not re.search(r"attention\.[qkv]_proj", key)}
+    out |= renamed(
+        others,
+        [
+            (r"stages\.(\d)\.patch_embeddings\.proj\.(\w+)", r"layers.\1.0.projection.\2"),
+            (r"stages\.(\d)\.patch_embeddings\.layer_norm\.(\w+)", r"layers.\1.0.norm.\2"),
+            (r"stages\.(\d)\.layer_norm\.(\w+)", r"layers.\1.2.\2"),
+            (block + r"layernorm_before\.(\w+)", r"layers.\1.1.\2.norm1.\3"),
+            (block + r"layernorm_after\.(\w+)", r"layers.\1.1.\2.norm2.\3"),
+            (block + r"attention\.o_proj\.(\w+)", r"layers.\1.1.\2.attn.attn.out_proj.\3"),
+            (block + r"attention\.sequence_reduction\.sequence_reduction\.(\w+)", r"layers.\1.1.\2.attn.sr.\3"),
+            (block + r"attention\.sequence_reduction\.layer_norm\.(\w+)", r"layers.\1.1.\2.attn.norm.\3"),
+            (block + r"mlp\.fc1\.(\w+)", r"layers.\1.1.\2.ffn.layers.0.\3"),
+            (block + r"mlp\.dwconv\.dwconv\.(\w+)", r"layers.\1.1.\2.ffn.layers.1.\3"),
+            (block + r"mlp\.fc2\.(\w+)", r"layers.\1.1.\2.ffn.layers.4.\3"),
+        ],
+    )
+    for key, value in out.items():
+        if re.search(r"ffn\.layers\.[04]\.weight", key):
+            out[key] = value[:, :, None, None]
+    return {f"backbone.{key}": value for key, value in out.items()}
+
+
+class MmsegSegFormer(nn.Module):
+    """mmsegmentation's SegFormer-B0 in our words: transformers' encoder with 1e-6 in every norm; per map a 1×1 convolution, BatchNorm and
+    ReLU; the maps of shape (H/4, W/4), shallow to deep, through the same again; a 1×1 convolution to the classes."""
+
+    def __init__(self, width: int = 64, classes: int = CLASSES) -> None:
+        super().__init__()
+        self.encoder: Any = hugging_face()
+        for module in self.encoder.modules():
+            if isinstance(module, nn.LayerNorm):
+                module.eps = 1e-6
+        self.head = nn.ModuleDict(
+            {f"convs_{i}": self.unit(channels, width) for i, channels in enumerate((32, 64, 160, 256))}
+            | {"fusion_conv": self.unit(4 * width, width), "conv_seg": nn.Conv2d(width, classes, 1)}
+        )
+        randomised(self.head, seed=3)
+
+    @staticmethod
+    def unit(channels: int, width: int) -> nn.Sequential:
+        return nn.Sequential(OrderedDict(conv=nn.Conv2d(channels, width, 1, bias=False), bn=nn.BatchNorm2d(width), activate=nn.ReLU()))
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        maps = self.encoder.segformer(x_BCHW, output_hidden_states=True).hidden_states
+        size = maps[0].shape[2:]
+        even = [
+            nn.functional.interpolate(self.head[f"convs_{i}"](one), size=size, mode="bilinear", align_corners=False)
+            for i, one in enumerate(maps)
+        ]
+        logits: Tensor = self.head["conv_seg"](self.head["fusion_conv"](torch.cat(even, dim=1)))
+        return logits
+
+    def published(self) -> State:
+        """Its state dict as mmsegmentation's, with the auxiliary head of some configurations."""
+        head = {f"decode_head.{key.replace('convs_', 'convs.')}": value for key, value in self.head.state_dict().items()}
+        return mmseg_encoder(self.encoder) | head | {"auxiliary_head.conv_seg.weight": torch.zeros(CLASSES, 8, 1, 1)}
 
 
 def same_logits(expected_BKhw: Tensor, logits_BKhw: Tensor) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from kits_published import CLASSES, SIZES, hugging_face, image, nvlabs, same_logits, smp_logits, smp_segformer
+from kits_published import CLASSES, SIZES, MmsegSegFormer, hugging_face, image, nvlabs, same_logits, smp_logits, smp_segformer
 from safetensors.torch import load_file, save_file
 
 from nasseg.published.network import Published
@@ -70,6 +70,21 @@ def test_the_authors(tmp_path: Path) -> None:
     with torch.no_grad():
         same_logits(smp_logits(network, image((64, 96))), model(image((64, 96))))
     assert model.pad_multiple == 1
+
+
+def test_mmsegmentation(tmp_path: Path) -> None:
+    network = MmsegSegFormer()
+    meta = {"dataset_meta": {"classes": ("a", "b", "c", "d", "e"), "palette": [[i, i, i] for i in range(5)]}, "cfg": "crop_size = (64, 96)"}
+    torch.save({"state_dict": network.published(), "meta": meta, "message_hub": {}}, tmp_path / "iter_160000.pth")
+    found = Published.open(tmp_path / "iter_160000.pth")
+    assert found.kind == "SegFormer as mmsegmentation writes it"
+    genotype = found.genotype
+    assert (genotype.backbone, genotype.project, genotype.project_norm) == ("mit_b0?norm_eps=1e-06", 64, "batch")
+    assert (found.classes, found.palette[4], found.size) == (("a", "b", "c", "d", "e"), (4, 4, 4), (64, 96))
+    model = found.model()
+    for size in SIZES:
+        with torch.no_grad():
+            same_logits(network(image(size)), model(image(size)))
 
 
 def test_half_precision_is_read_as_single(tmp_path: Path) -> None:
