@@ -55,7 +55,7 @@ def test_every_dependency_says_who_needs_it() -> None:
             inside = False
         if inside:
             assert "# " in line, line
-        if line.startswith(("dependencies", "dev =")):
+        if line.startswith(("dependencies", "dev =", "docs =")):
             inside = True
 
 
