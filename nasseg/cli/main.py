@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 
 import click
+from typing_extensions import override
 
 import nasseg
 from nasseg.errors import NassegError
@@ -32,9 +33,11 @@ VERBS = {
 class LazyGroup(click.Group):
     """Imports a verb's module when the verb is called: ``nasseg --help`` loads no torch."""
 
+    @override
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(VERBS)
 
+    @override
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in VERBS:
             return None
@@ -42,6 +45,7 @@ class LazyGroup(click.Group):
         assert isinstance(command, click.Command)
         return command
 
+    @override
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Verbs"):
             formatter.write_dl(list(VERBS.items()))

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import click
+from typing_extensions import override
 
 from nasseg.errors import ConfigError, Problem
 from nasseg.files import parse_yaml
@@ -17,6 +18,7 @@ class SizeType(click.ParamType[tuple[int, int]]):
 
     name = "HxW"
 
+    @override
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
         if isinstance(value, tuple):
             return value

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar
 
+from typing_extensions import override
+
 from nasseg.data.images import IGNORE
 from nasseg.data.palette import parse_colours
 from nasseg.data.spec import DataSpec
@@ -58,10 +60,12 @@ class Ade20k(Layout):
         originals=tuple(range(1, 151)),
     )
 
+    @override
     def fits(self, root: Path) -> bool:
         place = within(root, "ADEChallengeData2016")
         return (place / "annotations" / "training").is_dir() and any((place / "images" / "training").glob("ADE_train_*"))
 
+    @override
     def read(self, spec: DataSpec) -> Tree:
         root = within(need_folder(spec), "ADEChallengeData2016")
         splits = {

@@ -7,6 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
+from typing_extensions import override
+
 from nasseg.data.classes import Classes
 from nasseg.data.colours import ColourTable
 from nasseg.data.folders import LAYOUTS
@@ -98,10 +100,12 @@ class CamVid(Layout):
         originals=tuple(range(11)),
     )
 
+    @override
     def fits(self, root: Path) -> bool:
         place = _within(root)
         return _original(place) or (_parted(place) and any(published_split(file.stem) for file in (place / "train").iterdir()))
 
+    @override
     def read(self, spec: DataSpec) -> Tree:
         root = need_folder(spec)
         place = _within(root)

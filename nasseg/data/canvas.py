@@ -164,6 +164,7 @@ class Noise:
         self.right, self.up = f32(64 + right), f32(64 + up)
 
     def __call__(self, x: Floats, y: Floats) -> Floats:
+        """The height of the noise at these places."""
         column = ((x + self.right) * f32(_FINE)).astype(np.int32) & (_SIDE - 1)
         row = ((y + self.up) * f32(_FINE)).astype(np.int32) & (_SIDE - 1)
         out: Floats = _smooth_table().take((row * _SIDE) + column)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar
 
+from typing_extensions import override
+
 from nasseg.data.images import IGNORE
 from nasseg.data.palette import parse_colours
 from nasseg.data.spec import DataSpec
@@ -64,9 +66,11 @@ class Cityscapes(Layout):
         originals=tuple(TRAINED.values()),
     )
 
+    @override
     def fits(self, root: Path) -> bool:
         return (root / "leftImg8bit").is_dir() and (root / "gtFine").is_dir()
 
+    @override
     def read(self, spec: DataSpec) -> Tree:
         root = need_folder(spec)
         splits = {name: self._split(root, name) for name in ("train", "val") if (root / "leftImg8bit" / name).is_dir()}

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar
 
+from typing_extensions import override
+
 from nasseg.data.images import IGNORE
 from nasseg.data.palette import default_palette
 from nasseg.data.spec import DataSpec
@@ -57,9 +59,11 @@ class CocoStuff(Layout):
         originals=tuple(id_ - 1 for id_ in USED),
     )
 
+    @override
     def fits(self, root: Path) -> bool:
         return _images(root, "train").is_dir() and _maps(root, "train").is_dir() and any(_maps(root, "train").glob("*.png"))
 
+    @override
     def read(self, spec: DataSpec) -> Tree:
         root = need_folder(spec)
         splits = {name: _split(root, name) for name in ("train", "val") if _images(root, name).is_dir()}

@@ -11,6 +11,7 @@ from typing import ClassVar, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from typing_extensions import override
 
 from nasseg.data.colours import ColourTable
 from nasseg.data.images import IGNORE, Source, UInt8, read_image, read_mask, unreadable
@@ -117,11 +118,13 @@ class FileSplit(Split):
         self.colours = colours
 
     @property
+    @override
     def key(self) -> str:
         files = [[str(pair.image), str(pair.mask), list(pair.stamp)] for pair in self.pairs]
         colours = [] if self.colours is None else [sorted(self.colours.numbers.items())]
         return digest(["files", files, self.num_classes, self.relabel, *colours], 32)
 
+    @override
     def read(self, index: int) -> Sample:
         pair = self.pairs[index]
         image = read_image(pair.image)
@@ -134,6 +137,7 @@ class FileSplit(Split):
             )
         return Sample(image, mask)
 
+    @override
     def encoded(self, index: int) -> bytes:
         file = self.pairs[index].image
         try:
@@ -141,6 +145,7 @@ class FileSplit(Split):
         except OSError as error:
             raise DataError(f"{file}: {unreadable(error)}; replace the file or take it out of the data set") from error
 
+    @override
     def subset(self, indices: Sequence[int], name: str) -> FileSplit:
         return FileSplit(name, [self.pairs[index] for index in indices], self.num_classes, self.relabel, self.colours)
 
@@ -168,6 +173,7 @@ class DataSet:
 
     @property
     def num_classes(self) -> int:
+        """How many classes there are, the ignored label not counted."""
         return len(self.classes)
 
     def split(self, name: str) -> Split:

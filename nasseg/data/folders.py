@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+from typing_extensions import override
+
 from nasseg.data.spec import DataSpec
 from nasseg.data.tree import Layout, SplitFiles, Tree, fold, need_folder
 from nasseg.errors import DataError
@@ -33,9 +35,11 @@ class FolderLayout(Layout):
         """Folder of images and folder of masks."""
         return root / self.images.format(split=folder_name), root / self.masks.format(split=folder_name)
 
+    @override
     def fits(self, root: Path) -> bool:
         return any(self.folders(root, name)[0].is_dir() for names in SPLITS.values() for name in names)
 
+    @override
     def read(self, spec: DataSpec) -> Tree:
         root = need_folder(spec)
         splits: dict[str, SplitFiles] = {}

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
+from typing_extensions import override
 
 from nasseg.data.folders import SPLITS
 from nasseg.data.images import Source
@@ -77,9 +78,11 @@ class HuggingFace(Layout):
     name = "Hugging Face datasets"
     shape = "a save_to_disk folder: dataset_dict.json and train, validation with data-*.arrow"
 
+    @override
     def fits(self, root: Path) -> bool:
         return (root / "dataset_dict.json").is_file()
 
+    @override
     def read(self, spec: DataSpec) -> Tree:
         root = need_folder(spec)
         splits: dict[str, SplitFiles] = {}

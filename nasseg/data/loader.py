@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
+from typing_extensions import override
 
 from nasseg.data.dataset import Order, Sample, Split
 from nasseg.data.images import UInt8
@@ -49,21 +50,26 @@ class CachedSplit(Split):
         self._samples: dict[int, Sample] = {}
 
     @property
+    @override
     def key(self) -> str:
         return self.split.key
 
+    @override
     def read(self, index: int) -> Sample:
         sample = self._samples.get(index)
         if sample is None:
             sample = self._samples[index] = self.split.read(index)
         return sample
 
+    @override
     def order(self, seed: int, number: int) -> Order:
         return self.split.order(seed, number)
 
+    @override
     def spread(self, most: int) -> Sequence[int]:
         return self.split.spread(most)
 
+    @override
     def encoded(self, index: int) -> bytes:
         return self.split.encoded(index)
 
@@ -73,6 +79,7 @@ class CachedSplit(Split):
             self.read(index)
         return self
 
+    @override
     def subset(self, indices: Sequence[int], name: str) -> Split:
         return self.split.subset(indices, name)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar
 
+from typing_extensions import override
+
 from nasseg.data.folders import SPLITS
 from nasseg.data.images import Source
 from nasseg.data.spec import DataSpec
@@ -27,6 +29,7 @@ class Mmseg(Layout):
         """Never of itself: with folders for splits it is the layout ``mmsegmentation``, and lists have to be named."""
         return False
 
+    @override
     def read(self, spec: DataSpec) -> Tree:
         root = need_folder(spec)
         images, masks = root / spec.query.get("img_dir", "img_dir"), root / spec.query.get("ann_dir", "ann_dir")

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from typing_extensions import override
 
 from nasseg.data.dataset import ORDER_STREAM, DataSet, Order, Sample, Split
 from nasseg.data.images import read_image, read_mask
@@ -160,16 +161,20 @@ class ShardSplit(Split):
         self.fingerprint = fingerprint
 
     @property
+    @override
     def key(self) -> str:
         return digest(["shards", self.fingerprint, self.source.name, self.rows.tolist(), self.buffer], 32)
 
+    @override
     def read(self, index: int) -> Sample:
         image, mask = self.source.row(int(self.rows[index]))
         return Sample(read_image(image), read_mask(mask, self.num_classes))
 
+    @override
     def encoded(self, index: int) -> bytes:
         return self.source.row(int(self.rows[index]))[0].content
 
+    @override
     def subset(self, indices: Sequence[int], name: str) -> ShardSplit:
         rows = self.rows[np.asarray(indices, dtype=np.int64)]
         return ShardSplit(name, self.source, rows, self.num_classes, self.buffer, self.fingerprint)

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from typing_extensions import override
+
 from nasseg.data.dataset import DataSet, Sample, Split
 from nasseg.data.spec import DataSpec, parse_size, whole_number
 from nasseg.data.streets import CLASSES, PALETTE, VERSION, render_street
@@ -35,12 +37,15 @@ class SyntheticSplit(Split):
         self.seed = seed
 
     @property
+    @override
     def key(self) -> str:
         return digest(["streets", VERSION, self.stream, self.indices, self.size, self.seed], 32)
 
+    @override
     def read(self, index: int) -> Sample:
         return Sample(*render_street(self.size, (self.seed, self.stream, self.indices[index])))
 
+    @override
     def subset(self, indices: Sequence[int], name: str) -> SyntheticSplit:
         return SyntheticSplit(name, self.stream, [self.indices[index] for index in indices], self.size, self.seed)
 

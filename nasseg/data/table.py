@@ -8,6 +8,7 @@ from typing import ClassVar
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
+from typing_extensions import override
 
 from nasseg.data.folders import SPLITS
 from nasseg.data.images import Source
@@ -30,6 +31,7 @@ class PathTable(Layout):
         """A file, known by its suffix."""
         return False
 
+    @override
     def read(self, spec: DataSpec) -> Tree:
         file = Path(spec.place)
         if not file.is_file():

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, ClassVar
 
+from typing_extensions import override
+
 from nasseg.data.classes import MOST_CLASSES, Classes
 from nasseg.data.images import IGNORE, IMAGE_SUFFIXES, Source
 from nasseg.data.palette import default_palette
@@ -29,6 +31,7 @@ class Ultralytics(Layout):
         """A file, known by its suffix."""
         return False
 
+    @override
     def read(self, spec: DataSpec) -> Tree:
         file = Path(spec.place)
         if not file.is_file():

@@ -6,6 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
+from typing_extensions import override
+
 from nasseg.data.images import Source
 from nasseg.data.palette import Palette
 from nasseg.data.spec import DataSpec
@@ -53,11 +55,13 @@ class Voc(Layout):
         originals=tuple(range(len(NAMES))),
     )
 
+    @override
     def fits(self, root: Path) -> bool:
         place = _within(root)
         needed = ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation")
         return all((place / name).is_dir() for name in needed)
 
+    @override
     def read(self, spec: DataSpec) -> Tree:
         root = _within(need_folder(spec))
         lists = root / "ImageSets" / "Segmentation"

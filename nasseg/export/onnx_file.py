@@ -78,6 +78,7 @@ class OnnxModel:
         self.in_chans, self.size = int(channels), (int(height), int(width))
 
     def __call__(self, x_BCHW: Tensor) -> Tensor:
+        """Logits of a batch at the size the file was exported for."""
         if tuple(x_BCHW.shape[1:]) != (self.in_chans, *self.size):
             wanted, given = (self.in_chans, *self.size), tuple(x_BCHW.shape[1:])
             raise BundleError(

@@ -95,6 +95,7 @@ class Predictor:
             )
 
     def __call__(self, image_HW3: Pixels) -> Prediction:
+        """Segment one image of any size."""
         window = self._window_for(image_HW3.shape[:2])
         image_HWC = _channels(image_HW3, self.preprocessing.in_chans)
         return self._in_one(image_HWC) if window is None else self._in_windows(image_HWC, window)

@@ -245,6 +245,7 @@ def scale_and_shift(norm: nn.Module) -> tuple[Tensor, Tensor] | None:
 
 
 def grid_of(x_BCHW: Tensor) -> tuple[int, int]:
+    """Height and width of a map."""
     return x_BCHW.shape[2], x_BCHW.shape[3]
 
 

@@ -44,6 +44,7 @@ class Worst:
         self._rows.writerow(("id", "miou", "aacc", "pixels"))
 
     def __call__(self, id_: str, prediction_HW: Labels, truth_HW: Labels) -> None:
+        """Measure one prediction; called once an image, in order."""
         index = self.heard
         self.heard += 1
         counted = truth_HW != IGNORE

@@ -60,6 +60,7 @@ class SearchLog:
         self._file = open(folder / "search.log", "a", encoding="utf-8", buffering=1)  # noqa: SIM115  # closed by close()
 
     def __call__(self, event: Event) -> None:
+        """Write one event, if it is of a kind that is logged."""
         if event.kind in self.KINDS:
             self.write(describe(event))
 

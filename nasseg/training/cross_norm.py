@@ -16,6 +16,7 @@ import torch.distributed as dist
 from timm.layers import BatchNormAct2d, convert_sync_batchnorm
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from typing_extensions import override
 
 from nasseg.errors import ConfigError, Problem
 
@@ -24,12 +25,14 @@ class Summed(torch.autograd.Function):
     """The sum over all processes; its gradient is the sum over all processes of theirs."""
 
     @staticmethod
+    @override
     def forward(ctx: Any, values: Tensor) -> Tensor:
         values = values.clone()
         dist.all_reduce(values)
         return values
 
     @staticmethod
+    @override
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
         gradient = gradients[0].contiguous().clone()
         dist.all_reduce(gradient)
@@ -73,6 +76,7 @@ def normalise(norm: _BatchNorm, x_BCHW: Tensor) -> Tensor:
 class CrossBatchNorm2d(nn.BatchNorm2d):
     """BatchNorm2d over the batches of all processes."""
 
+    @override
     def forward(self, x_BCHW: Tensor) -> Tensor:
         return normalise(self, x_BCHW) if self.training else super().forward(x_BCHW)
 
@@ -80,6 +84,7 @@ class CrossBatchNorm2d(nn.BatchNorm2d):
 class CrossBatchNormAct2d(BatchNormAct2d):  # type: ignore[misc]
     """timm's BatchNorm with an activation behind it, over the batches of all processes."""
 
+    @override
     def forward(self, x_BCHW: Tensor) -> Tensor:
         y: Tensor = self.act(self.drop(normalise(self, x_BCHW))) if self.training else super().forward(x_BCHW)
         return y

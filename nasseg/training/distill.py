@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from typing_extensions import override
 
 from nasseg.training.losses import IGNORE, SegmentationLoss
 
@@ -40,6 +41,7 @@ class DistillationLoss(nn.Module):
         self.temperature = temperature
         self.ignored = ignored
 
+    @override
     def forward(self, output: Taught, target_BHW: Tensor) -> Tensor:
         student = output.student
         main_BKhw = student[0] if isinstance(student, tuple) else student

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from typing_extensions import override
 
 from nasseg.data.dataset import Split
 from nasseg.data.statistics import class_counts
@@ -52,6 +53,7 @@ class SegmentationLoss(nn.Module):
         self.aux_weight = aux_weight
         self.register_buffer("weights_K", None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32))
 
+    @override
     def forward(self, logits_BKhw: Tensor | tuple[Tensor, Tensor], target_BHW: Tensor) -> Tensor:
         if isinstance(logits_BKhw, tuple):
             main_BKhw, aux_BKhw = logits_BKhw

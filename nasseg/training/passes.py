@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 from torch.nn.parallel import DistributedDataParallel
+from typing_extensions import override
 
 from nasseg.errors import TrainingFailed
 from nasseg.training.config import TrainingConfig
@@ -37,6 +38,7 @@ class Called(nn.Module):
         self.model = model
         self.logits = forward
 
+    @override
     def forward(self, x_BCHW: Tensor) -> Any:
         return self.logits(self.model, x_BCHW)
 
