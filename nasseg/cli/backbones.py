@@ -14,7 +14,7 @@ from nasseg.cli.options import SIZE
 from nasseg.cli.verb import Verb
 from nasseg.cost.macs import padded
 from nasseg.errors import BackboneError
-from nasseg.models.backbones.registry import BUILTIN, describe_backbone, suggested
+from nasseg.models.backbones.registry import BUILTIN, describe_backbone, pretrained_source, suggested
 from nasseg.models.costing import backbone_facts, check_numbers
 
 HOW_TO_NAME = """\
@@ -78,6 +78,7 @@ def describe(name: str, size: tuple[int, int] | None, in_chans: int) -> dict[str
         "std": list(spec.std),
         "drop_path": spec.supports_drop_path,
         "only_size": list(spec.size) if spec.size else None,
+        "pretrained": pretrained_source(name),
     }
 
 
@@ -94,11 +95,14 @@ def draw_one(console: Console, facts: dict[str, Any]) -> None:
         "std": " ".join(f"{value:.4g}" for value in facts["std"]),
         "stochastic depth": "yes" if facts["drop_path"] else "no",
         "input size": f"{facts['only_size'][0]}×{facts['only_size'][1]} only" if facts["only_size"] else "any",
+        "--pretrained": facts["pretrained"] or "nothing is published; --weights FILE reads a file of yours",
     }
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
     for label, value in lines.items():
         table.add_row(label, value)
     console.print(f"[bold]{facts['name']}[/bold]  [dim]{facts['family']}[/dim]")
-    console.print(table)
+    console.print(table, soft_wrap=False)
 
 
 def draw_list(console: Console, listed: list[dict[str, Any]]) -> None:

@@ -17,7 +17,8 @@ from nasseg.export.parity import LOGIT_TOLERANCE, MIOU_TOLERANCE, Parity
 from nasseg.export.preprocessing import RESIZE, Preprocessing
 from nasseg.genes.genotype import Genotype
 from nasseg.metric import label_and_split
-from nasseg.models.backbones.registry import BUILTIN, parse_name
+from nasseg.models.backbones.pretrained import origin_of
+from nasseg.models.backbones.registry import parse_name
 from nasseg.models.folding import Folding
 
 
@@ -78,8 +79,9 @@ def licence_note(backbone: str, pretrained: bool | None, weights: str | None) ->
         return "What the backbone's weights started from, and its licence, is not known to nasseg."
     if not pretrained:
         return "The backbone was trained from scratch: no one else's weights are in here."
-    if architecture in BUILTIN:
-        return "The backbone started from published weights whose licence is not known to nasseg."
+    origin = origin_of(architecture)
+    if origin is not None:
+        return f"The backbone started from published weights ({origin.name}), licence {origin.licence}."
     config = timm.get_pretrained_cfg(architecture)
     licence = getattr(config, "license", None)
     source = getattr(config, "hf_hub_id", None) or getattr(config, "url", None)

@@ -20,6 +20,7 @@ from nasseg.genes.budget import Budget, quantity
 from nasseg.genes.genotype import Genotype
 from nasseg.genes.space import Space
 from nasseg.genes.variable import Setting
+from nasseg.models.backbones.pretrained import identities
 from nasseg.models.costing import backbone_facts, cost
 from nasseg.search.candidate import Recipe
 from nasseg.search.proposer import Proposer
@@ -31,7 +32,7 @@ from nasseg.training.trainer import load_trainer
 FORMAT = 1
 """Version of ``study.yaml``; a reader refuses a higher one."""
 
-UNCOMPARED = ("format", "versions", "created", "trials", "data.spec", "data.name", "weights.path")
+UNCOMPARED = ("format", "versions", "created", "trials", "data.spec", "data.name", "weights.path", "pretrained_weights.source")
 """Parts of ``study.yaml`` that may differ when a study goes on: paths may move as long as their content is the same."""
 
 
@@ -51,6 +52,7 @@ class Plan:
     weights: str | None
     weights_digest: str | None
     pretrained: bool
+    pretrained_weights: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     trainer: str
     settings: Mapping[str, Any]
     operational: frozenset[str] = field(default_factory=frozenset)
@@ -103,6 +105,7 @@ class Plan:
             "backbones": list(self.backbones),
             "weights": {"path": self.weights, "digest": self.weights_digest},
             "pretrained": self.pretrained,
+            "pretrained_weights": {key: dict(value) for key, value in self.pretrained_weights.items()},
             "trainer": self.trainer,
             "settings": dict(self.settings),
             "fidelity": self.fidelity,
@@ -248,6 +251,7 @@ def make_plan(
         weights=None if file is None else str(file),
         weights_digest=None if file is None else file_digest(file),
         pretrained=pretrained,
+        pretrained_weights=identities(backbones) if pretrained else {},
         trainer=trainer,
         settings=fixed,
         operational=recipe.Config.OPERATIONAL,

@@ -117,6 +117,7 @@ class Job:
             "trainer": self.trial.trainer,
             "iterations": self.iterations,
             "pretrained": self.trial.pretrained,
+            **({} if self.backbone.weights_digest is None else {"pretrained_weights": self.backbone.weights_digest}),
             "settings": {k: v for k, v in self.config.model_dump().items() if k not in self.config.OPERATIONAL and k != "iterations"},
             **({} if self.teacher is None else {"teacher": dict(self.teacher.identity)}),
         }

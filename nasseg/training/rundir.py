@@ -29,6 +29,7 @@ from nasseg.errors import BundleError, ConfigError, NassegError, RunFailed, Stud
 from nasseg.files import dump_yaml, read_json_or_none, read_yaml
 from nasseg.genes.genotype import Genotype
 from nasseg.metric import METRICS
+from nasseg.models.backbones.pretrained import identities
 from nasseg.models.backbones.registry import describe_backbone
 from nasseg.models.segmenter import SegModel, build
 from nasseg.published.network import file_digest, weights_file
@@ -242,6 +243,7 @@ def describe(trial: Trial) -> dict[str, Any]:
         build(trial.genotype, data.num_classes)
     spec = describe_backbone(str(trial.genotype.backbone))
     check_metrics(config.metrics, METRICS, data, test=config.test, where=f"trainer {trial.trainer}", key="metrics")
+    published = identities((spec.name,)) if trial.pretrained and trial.weights is None else {}
     settings, teacher = config.model_dump(), None
     if config.distill:
         files = TeacherFiles.open(config.distill)
@@ -265,6 +267,7 @@ def describe(trial: Trial) -> dict[str, Any]:
         "weights": None if trial.weights is None else str(Path(trial.weights).expanduser().resolve()),
         "pretrained": trial.pretrained,
         **({} if trial.network is None else {"network": _origin(trial.network)}),
+        **({"pretrained_weights": published} if published else {}),
         "environment": stamp(resolve_device(config.device)),
     }
 
@@ -284,5 +287,8 @@ def _compared(run: RunDir, config: type[TrainingConfig]) -> dict[str, Any]:
     defaults = {name: info.default for name, info in config.model_fields.items()}
     settings = {f"trainer.{name}": value for name, value in {**defaults, **facts["settings"]}.items() if name not in config.OPERATIONAL}
     names = ("trainer", "data_fingerprint", "size", "seed", "pretrained", "teacher")
-    network = {"network": (facts.get("network") or {}).get("sha256")}
-    return {**run.genotype.flat(), **{name: facts.get(name) for name in names}, **network, **settings}
+    origins = {
+        "network": (facts.get("network") or {}).get("sha256"),
+        "pretrained_weights": (facts.get("pretrained_weights") or {}).get("digest"),
+    }
+    return {**run.genotype.flat(), **{name: facts.get(name) for name in names}, **origins, **settings}

@@ -89,7 +89,8 @@ def test_what_is_not_known_is_said():
 @pytest.mark.parametrize(
     ("backbone", "pretrained", "weights", "words"),
     [
-        ("mit_b0", True, None, "published weights whose licence is not known"),
+        ("mit_b0", True, None, r"weights \(nvidia/mit-b0 on the Hugging Face Hub\), licence NVIDIA .* \(non-commercial use\)\.$"),
+        ("mscan_t?norm_eps=1e-6", True, None, r"OpenMMLab's copy .*/mscan_t_20230227-119e8c9f\.pth\), licence Apache-2\.0\.$"),
         ("test_resnet", False, "/a/b/lite0.safetensors", "the weights file `lite0.safetensors`: its licence"),
         ("resnet18", True, None, r"timm's weights of `resnet18` \(timm/resnet18\..*\), licence apache-2\.0"),
     ],

@@ -68,6 +68,8 @@ class Backbone(nn.Module, ABC):
         super().__init__()
         self.spec = spec
         self.frozen = False
+        # Of published weights it was built with, where nasseg fetched them.
+        self.weights_digest: str | None = None
 
     @property
     def name(self) -> str:

@@ -21,6 +21,7 @@ from nasseg.errors import BackboneError, WeightsError, nearest
 from nasseg.models.backbones.contract import Backbone, BackboneSpec
 from nasseg.models.backbones.mit import EPS, MIT_SHAPES, MiT
 from nasseg.models.backbones.mscan import MSCAN, MSCAN_SHAPES
+from nasseg.models.backbones.pretrained import fetch, origin_of
 from nasseg.models.backbones.timm_adapter import TimmBackbone, plan_timm
 from nasseg.models.backbones.weights import load_weights
 
@@ -85,9 +86,9 @@ def create_backbone(
 ) -> Backbone:
     """Build a backbone by name, in training mode, on the current default device.
 
-    ``pretrained`` fetches timm's published weights, ``weights`` names a local file instead (read by
-    :func:`nasseg.models.backbones.weights.load_weights`). ``drop_path`` is the rate at the last block; a network without stochastic depth
-    (``BackboneSpec.supports_drop_path`` is False) takes only 0.
+    ``pretrained`` fetches published weights (:mod:`nasseg.models.backbones.pretrained`, and timm's own), ``weights`` names a local file
+    instead (read by :func:`nasseg.models.backbones.weights.load_weights`). ``drop_path`` is the rate at the last block; a network without
+    stochastic depth (``BackboneSpec.supports_drop_path`` is False) takes only 0.
     Raises :class:`BackboneError` for an unknown name, a network without the four strides, or a drop path it does not have;
     :class:`WeightsError` for weights that are not to be had or belong to another model.
     """
@@ -101,11 +102,6 @@ def create_backbone(
     architecture, arguments = parse_name(name)
     backbone: Backbone
     if architecture in BUILTIN:
-        if pretrained:
-            raise WeightsError(
-                f"timm's hub has no weights for {architecture}: download a published checkpoint "
-                "(the authors', mmsegmentation's or Hugging Face's names are read) and give it with --weights PATH"
-            )
         backbone = _own(architecture, name, arguments, in_chans=in_chans, drop_path=drop_path)
     else:
         plan = plan_timm(canonical_name(name), architecture, _model_arguments(arguments), in_chans)
@@ -113,6 +109,10 @@ def create_backbone(
     backbone.spec = spec
     if weights is not None:
         load_weights(backbone, weights, rivals=_rivals)
+    elif pretrained and architecture in BUILTIN:
+        published = fetch(architecture)
+        load_weights(backbone, published.path, rivals=_rivals)
+        backbone.weights_digest = published.digest
     return backbone
 
 
@@ -142,6 +142,18 @@ def describe_backbone(name: str, in_chans: int = 3) -> BackboneSpec:
         mean=_statistics(name, "mean", arguments, spec.mean),
         std=_statistics(name, "std", arguments, spec.std),
     )
+
+
+def pretrained_source(name: str) -> str | None:
+    """Where ``pretrained`` gets the weights of a backbone, in words; None where nothing is published for it."""
+    architecture, _ = parse_name(name)
+    origin = origin_of(architecture)
+    if origin is not None:
+        return origin.name
+    known = timm.get_pretrained_cfg(architecture)
+    if known is None or not known.has_weights:
+        return None
+    return f"{known.hf_hub_id} on the Hugging Face Hub" if known.hf_hub_id else str(known.url or known.file)
 
 
 @lru_cache(maxsize=512)
