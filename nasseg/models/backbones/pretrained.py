@@ -21,6 +21,7 @@ from pathlib import Path
 
 import huggingface_hub
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, OfflineModeIsEnabled
+from typing_extensions import override
 
 from nasseg.errors import WeightsError
 
@@ -75,19 +76,23 @@ class HubRepository(Origin):
     repository: str
 
     @property
+    @override
     def name(self) -> str:
         return f"{self.repository} on the Hugging Face Hub"
 
     @property
+    @override
     def cache(self) -> Path:
         return Path(huggingface_hub.constants.HF_HUB_CACHE)
 
+    @override
     def cached(self) -> Path | None:
         for name in HUB_FILES:
             with contextlib.suppress(LocalEntryNotFoundError):
                 return Path(huggingface_hub.hf_hub_download(self.repository, name, local_files_only=True))
         return None
 
+    @override
     def download(self) -> Path:
         first, second = HUB_FILES
         with _quiet():
@@ -98,6 +103,7 @@ class HubRepository(Origin):
             except EntryNotFoundError:
                 return Path(huggingface_hub.hf_hub_download(self.repository, second))
 
+    @override
     def source(self, path: Path) -> str:
         return f"{self.repository}@{path.parent.name}/{path.name}"
 
@@ -110,20 +116,24 @@ class Download(Origin):
     whose: str
 
     @property
+    @override
     def name(self) -> str:
         return f"{self.whose}: {self.url}"
 
     @property
+    @override
     def cache(self) -> Path:
         # torch takes seconds to import; who lists origins needs none of it.
         import torch  # noqa: PLC0415
 
         return Path(torch.hub.get_dir()) / "checkpoints"
 
+    @override
     def cached(self) -> Path | None:
         path = self.cache / self.url.rpartition("/")[2]
         return path if path.is_file() else None
 
+    @override
     def download(self) -> Path:
         import torch  # noqa: PLC0415
 
@@ -132,6 +142,7 @@ class Download(Origin):
         torch.hub.download_url_to_file(self.url, str(path))
         return path
 
+    @override
     def source(self, path: Path) -> str:
         return self.url
 
