@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import shlex
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from nasseg.report.front_plot import save_front
 from nasseg.report.live import SearchScreen
 from nasseg.report.next_steps import after_search
 from nasseg.report.pareto import front_table, summary
+from nasseg.search.interrupts import SIGNALS, deferred, interruptible
 from nasseg.search.plan import Plan, make_plan
 from nasseg.search.resources import Resources
 from nasseg.search.run import run
@@ -119,10 +122,14 @@ def command(
     if earlier is not None:
         screen.begin(read_study(plan.out).trials)
     try:
-        with shown_on(console), screen:
+        with interruptible(), shown_on(console), screen:
             view = run(plan, resources, screen)
     except KeyboardInterrupt:
-        stopped(console, plan, screen)
+        with deferred():
+            stopped(console, plan, screen)
+        # While the interpreter shuts down a signal would end it in its own way, with another exit code.
+        for number in SIGNALS:
+            atexit.register(signal.signal, number, signal.SIG_IGN)
         sys.exit(INTERRUPTED)
     finish(console, view)
 
@@ -164,7 +171,7 @@ def describe_plan(console: Console, plan: Plan, resources: Resources) -> None:
 
 
 def stopped(console: Console, plan: Plan, screen: SearchScreen) -> None:
-    """What a person reads after Ctrl-C."""
+    """What a person reads after Ctrl-C or SIGTERM."""
     running = f"; {len(screen.running)} were running and go on from their checkpoints" if screen.running else ""
     console.print(f"stopped after {screen.done} of {plan.trials} trials{running}")
     console.print(f"go on with: nasseg {shlex.join(sys.argv[1:])}", soft_wrap=True)

@@ -84,11 +84,7 @@ class Crew:
         from nasseg.training.ray_train import fit  # noqa: PLC0415
 
         resources = Resources(concurrency=self.workers, gpus=self.gpus, address=self.address)
-        ours = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
         with session(ray, resources) as folder:
-            # Ray has put its own in their place.
-            for number, handler in ours.items():
-                signal.signal(number, handler)
             check_room(node_resources(ray), cpus=1.0, gpus=self.gpus, count=self.workers, what="processes")
             return fit(run, workers=self.workers, gpus=self.gpus, storage=folder / "train", report=report)
 

@@ -10,6 +10,7 @@ import logging
 import math
 import os
 import shutil
+import signal
 import socket
 import tempfile
 import time
@@ -19,6 +20,7 @@ from typing import Any
 
 from nasseg.errors import StudyError
 from nasseg.search.driver import alive
+from nasseg.search.interrupts import deferred
 from nasseg.search.resources import Resources
 from nasseg.search.study import Study
 
@@ -28,6 +30,7 @@ ENVIRONMENT = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_DEDUP_LOGS_SKIP_REGEX": ".",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_DISABLE_FAILURE_SIGNAL_HANDLER": "1",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
@@ -35,7 +38,8 @@ ENVIRONMENT = {
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
-"""Ray's switches: no statistics sent, no output of its own, no working folder of its own, no snapshots; Ctrl-C is ours."""
+"""Ray's switches: no statistics sent, no output of its own, no working folder of its own, no snapshots; no stack traces
+of C++ for a signal; Ctrl-C is ours."""
 
 OBJECT_STORE = 100 * 2**20
 """Bytes of shared memory: a trial's configuration and result are kilobytes."""
@@ -97,26 +101,40 @@ def session(ray: Any, resources: Resources) -> Iterator[Path]:
     """A Ray session and a short temporary folder for it and for Tune's records; both are gone afterwards."""
     sweep_folders()
     folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-", dir=short_folder()))
+    try:
+        # Half a session cannot be shut down, so a signal takes effect when there is a whole one.
+        with deferred() as switch:
+            begin(ray, resources, folder)
+        if switch.signal is not None:
+            signal.raise_signal(switch.signal)
+        for name in ("ray", "ray.tune"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
+        yield folder
+    finally:
+        with deferred():
+            ray.shutdown()
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def begin(ray: Any, resources: Resources, folder: Path) -> None:
+    """``ray.init``. It replaces the handler of SIGTERM by one that exits; leaving :func:`deferred` puts the caller's back."""
     quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
     try:
         if resources.address is None:
             # As many as are asked for: CPUs are a currency here, and a trial may want more than the machine's share of one.
             count = os.cpu_count() or 1
-            wanted = max(count, -(-resources.concurrency * resources.cpus // 1))
-            ray.init(num_cpus=int(wanted), include_dashboard=False, object_store_memory=OBJECT_STORE, _temp_dir=str(folder / "r"), **quiet)
-        else:
-            knock(resources.address)
-            try:
-                ray.init(address=resources.address, runtime_env={"env_vars": ENVIRONMENT}, **quiet)
-            except (ConnectionError, RuntimeError, ValueError) as error:
-                reason = str(error).strip().splitlines()[0]
-                raise StudyError(f"the Ray cluster at {resources.address} cannot be joined: {reason}{TOKEN_HINT}") from error
-        for name in ("ray", "ray.tune"):
-            logging.getLogger(name).setLevel(logging.CRITICAL)
-        yield folder
-    finally:
-        ray.shutdown()
-        shutil.rmtree(folder, ignore_errors=True)
+            wanted = int(max(count, -(-resources.concurrency * resources.cpus // 1)))
+            ray.init(num_cpus=wanted, include_dashboard=False, object_store_memory=OBJECT_STORE, _temp_dir=str(folder / "r"), **quiet)
+            return
+        knock(resources.address)
+        ray.init(address=resources.address, runtime_env={"env_vars": ENVIRONMENT}, **quiet)
+    except SystemExit as error:
+        raise KeyboardInterrupt from error
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        if resources.address is None:
+            raise
+        reason = str(error).strip().splitlines()[0]
+        raise StudyError(f"the Ray cluster at {resources.address} cannot be joined: {reason}{TOKEN_HINT}") from error
 
 
 def knock(address: str) -> None:

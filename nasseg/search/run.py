@@ -5,8 +5,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import signal
-import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +21,7 @@ from nasseg.log import forwarded
 from nasseg.search.checkpoints import FrontCheckpoints
 from nasseg.search.driver import DriverLock
 from nasseg.search.executor_local import run_local
+from nasseg.search.interrupts import interruptible
 from nasseg.search.log import SearchLog
 from nasseg.search.plan import Plan, check_weights, extremes, make_plan
 from nasseg.search.resources import Resources
@@ -108,6 +107,7 @@ def run(plan: Plan, resources: Resources, listener: Listener | None = None) -> S
         raise StudyError(f"{plan.out} cannot be written: {error.strerror}") from error
     with contextlib.ExitStack() as stack:
         stack.push(lock)
+        stack.enter_context(interruptible())
         # Read again under the lock: another driver may have begun another study in between.
         earlier = plan.earlier()
         config = plan.config()
@@ -119,7 +119,6 @@ def run(plan: Plan, resources: Resources, listener: Listener | None = None) -> S
         study = stack.enter_context(contextlib.closing(open_study(plan, recorder)))
         stack.enter_context(forwarded(recorder.record))
         recorder.begin(study)
-        stack.enter_context(interruptible())
         if resources.executor == "local":
             run_local(study, concurrency=resources.concurrency, progress=recorder.progress, lost=recorder.lost)
         else:
@@ -234,23 +233,6 @@ class Recorder:
         if self.study is not None:
             self.store.flush()
         self.log.close()
-
-
-@contextlib.contextmanager
-def interruptible() -> Iterator[None]:
-    """SIGTERM (a batch system, a container that is stopped) ends a search as Ctrl-C does. Only the main thread can hear signals."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(number: int, frame: Any) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 @contextlib.contextmanager
