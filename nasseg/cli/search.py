@@ -23,6 +23,7 @@ from nasseg.report.live import SearchScreen
 from nasseg.report.next_steps import after_search
 from nasseg.report.pareto import front_table, summary
 from nasseg.search.interrupts import SIGNALS, deferred, interruptible
+from nasseg.search.objectives import parse_objectives
 from nasseg.search.plan import Plan, make_plan
 from nasseg.search.resources import Resources
 from nasseg.search.run import run
@@ -41,6 +42,13 @@ INTERRUPTED = 130
 @click.option("--weights", help="A local file with the backbone's weights.")
 @click.option("--pretrained", is_flag=True, help="Start from the backbone's published weights (fetched once).")
 @click.option("--budget", help='Upper bounds, as "macs=1.5G,params=6M"; replaces the space\'s.')
+@click.option(
+    "--objective",
+    "objectives",
+    multiple=True,
+    metavar="NAME[=max|min]",
+    help="A metric the recipe declares (miou, iou[crop,weed]) or a cost (macs); all replace the space's, the first ranks. Repeatable.",
+)
 @click.option("--size", type=SIZE, required=True, help="Height and width of training crop and evaluation image, as 360x480.")
 @click.option("--trials", type=int, required=True, help="How many networks to train; may be raised later.")
 @click.option("--trainer", default="proxy", show_default=True, help="The recipe each trial is trained with, or my.module:Class.")
@@ -64,6 +72,7 @@ def command(
     weights: str | None,
     pretrained: bool,
     budget: str | None,
+    objectives: tuple[str, ...],
     size: tuple[int, int],
     trials: int,
     trainer: str,
@@ -110,6 +119,7 @@ def command(
         fidelity=fidelity,
         seed=seed,
         sampler=sampler,
+        objectives=parse_objectives(objectives) or None,
     )
     console = wide_console()
     if dry_run:

@@ -16,15 +16,15 @@ from nasseg.genes.budget import Budget
 from nasseg.genes.gene import GLOBAL_GENES, STAGE_GENES, STAGES
 from nasseg.genes.genotype import Genotype, no_stage_gene
 from nasseg.genes.presets import PRESETS, preset
+from nasseg.metric import read_metric
 
 KEYS = ("extends", "name", "description", "genotype", "genes", "budget", "objectives", "presets")
 ENTRY_KEYS = ("value", "choices", "low", "high", "step", "log", "when", "else", "tie")
-METRICS = ("miou", "macc", "aacc")
 GIVEN = "given"
 """``genotype: given`` marks a space whose decoder comes from outside, by ``--genotype``."""
 
 _SETTING = re.compile(r"train\.[a-z][a-z0-9_]*")
-_METRIC = re.compile(rf"({'|'.join(METRICS)})(_[a-z0-9_]+)?")
+_METRIC = re.compile(r"[a-z][a-z0-9_]*(\[[^\[\]]+\](_[^\[\]]+)?)?")
 
 
 @dataclass(frozen=True)
@@ -188,23 +188,30 @@ def _budget(raw: Any, where: str, problems: list[Problem]) -> Budget:
 
 
 def _objectives(raw: Any, where: str, problems: list[Problem]) -> dict[str, str]:
-    """Metrics may only be maximised and costs minimised: the other way round is a slip of the pen."""
+    """Names and directions. Whether the recipe reports a metric of the name is known when a recipe is: :mod:`nasseg.search.objectives`."""
     if not isinstance(raw, Mapping) or not raw:
         problems.append(Problem(where, "objectives", "is a mapping such as {miou: max, macs: min}", raw))
         return {}
     for name, direction in raw.items():
-        if _METRIC.fullmatch(str(name)):
-            right = "max"
-        elif name in Budget.NAMES:
-            right = "min"
-        else:
-            legal = (*METRICS, *Budget.NAMES)
-            rule = f"no such objective; there are {', '.join(legal)}, and metrics of another split such as miou_holdout"
-            problems.append(Problem(where, f"objectives.{name}", rule, None, nearest(name, legal)))
+        key = f"objectives.{name}"
+        if not isinstance(name, str) or not _METRIC.fullmatch(name):
+            rule = "is the name of a metric, such as miou, miou_holdout or iou[crop,weed], or of a cost"
+            problems.append(Problem(where, "objectives", rule, name, nearest(name, ("miou", *Budget.NAMES))))
             continue
-        if direction != right:
-            problems.append(Problem(where, f"objectives.{name}", f"must be {right}", direction, right))
+        right = "min" if name in Budget.NAMES else _own_direction(name)
+        if direction not in ("max", "min"):
+            problems.append(Problem(where, key, "must be max or min", direction, right or "max"))
+        elif right not in (None, direction):
+            problems.append(Problem(where, key, f"must be {right}", direction, right))
     return {str(name): str(direction) for name, direction in raw.items()}
+
+
+def _own_direction(name: str) -> str | None:
+    """The direction of a metric that nasseg's recipes report; None for another's."""
+    try:
+        return read_metric(name).metric.direction
+    except ConfigError:
+        return None
 
 
 def _presets(raw: Any, where: str, problems: list[Problem]) -> tuple[str, ...]:

@@ -23,6 +23,7 @@ from nasseg.genes.variable import Setting
 from nasseg.models.backbones.pretrained import identities
 from nasseg.models.costing import backbone_facts, cost
 from nasseg.search.candidate import Recipe
+from nasseg.search.objectives import Given, check_objectives
 from nasseg.search.proposer import Proposer
 from nasseg.search.samplers import SAMPLERS
 from nasseg.search.store import CONFIG
@@ -195,12 +196,12 @@ def make_plan(
     fidelity: float = 1.0,
     seed: int = 0,
     sampler: str = "tpe",
-    objectives: Mapping[str, str] | None = None,
+    objectives: Given | None = None,
 ) -> Plan:
     """Read and check everything a study needs; writes nothing.
 
     ``genes`` fixes genes of the space, ``genotype`` fixes all of them (a study of training settings), ``settings`` the trainer's fields.
-    ``budget`` replaces the space's. Raises :class:`NassegError` with a sentence for everything that cannot be.
+    ``budget`` and ``objectives`` replace the space's. Raises :class:`NassegError` with a sentence for everything that cannot be.
     """
     problems: list[Problem] = []
     if isinstance(trials, bool) or trials < 1:
@@ -215,15 +216,12 @@ def make_plan(
         problems.append(Problem("", "--size", "height and width must be at least 32 pixels", f"{size[0]}x{size[1]}", "64x64"))
     if weights is not None and pretrained:
         problems.append(Problem("", "--pretrained", "gets weights from the hub and --weights from a file: give one of them"))
-    wanted = dict(objectives or {})
-    problems += [Problem("", f"objective {n}", "must be max or min", d, "max") for n, d in wanted.items() if d not in ("max", "min")]
     if problems:
         raise ConfigError(problems)
 
     opened = space if isinstance(space, Space) else Space.load(str(space))
     opened = fixed_space(opened, genotype, genes or {}, backbone, settings or {})
     bounds = bounded(opened.budget, budget)
-    wanted = wanted or dict(opened.objectives)
     recipe = load_trainer(trainer)
     # A setting of the space's own stands in every point; here only what the space says nothing about is left.
     fixed = {name: value for name, value in (settings or {}).items() if name not in opened.settings}
@@ -232,6 +230,16 @@ def make_plan(
 
     found = open_data(data)
     found.probe()
+    goal = check_objectives(
+        objectives or opened.objectives,
+        recipe,
+        trainer,
+        found,
+        test=recipe.Config.parse({**fixed, **opened.settings}).test,
+        where="objective" if objectives else f"space {opened.name}: objectives",
+    )
+    if goal.metrics:
+        fixed["metrics"] = list(dict.fromkeys([*recipe.Config.parse(fixed).metrics, *goal.metrics]))
     backbones = tuple(sorted({b for g in opened.sample(64, seed=0) if (b := g.backbone) is not None}))
     if not backbones:
         raise ConfigError(Problem("", "--backbone", "the space names no backbone, so one must be given", None, "mit_b0"))
@@ -241,7 +249,7 @@ def make_plan(
     plan = Plan(
         space=opened,
         budget=bounds,
-        objectives=wanted,
+        objectives=goal.directions,
         data=found.spec,
         data_name=found.name,
         data_fingerprint=found.fingerprint,

@@ -23,6 +23,7 @@ from nasseg.search.driver import DriverLock
 from nasseg.search.executor_local import run_local
 from nasseg.search.interrupts import interruptible
 from nasseg.search.log import SearchLog
+from nasseg.search.objectives import Given
 from nasseg.search.plan import Plan, check_weights, extremes, make_plan
 from nasseg.search.resources import Resources
 from nasseg.search.store import CONFIG, Store, read_study
@@ -55,15 +56,15 @@ def search(
     fidelity: float = 1.0,
     seed: int = 0,
     sampler: str = "tpe",
-    objectives: Mapping[str, str] | None = None,
+    objectives: Given | None = None,
     listener: Listener | None = None,
 ) -> StudyView:
     """Search ``space`` under ``budget`` and return the study: its trials, its Pareto front, its best.
 
     The same call again goes on where the last one ended, whether it ended by itself, by Ctrl-C or by a kill; ``trials`` may be raised. The
-    arguments are those of ``nasseg search``; ``listener`` is told every event. With ``executor="local"`` and ``concurrency`` above 1 the
-    calling script needs the usual ``if __name__ == "__main__"``. Raises :class:`nasseg.errors.NassegError`; KeyboardInterrupt ends it
-    cleanly.
+    arguments are those of ``nasseg search``: ``objectives`` are names, or ``max`` or ``min`` by name; ``listener`` gets every event. With
+    ``executor="local"`` and ``concurrency`` above 1 the calling script needs the usual ``if __name__ == "__main__"``. Raises
+    :class:`nasseg.errors.NassegError`; KeyboardInterrupt ends it cleanly.
     """
     resources = Resources(
         executor=executor,

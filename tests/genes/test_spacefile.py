@@ -79,10 +79,15 @@ def test_values_all_at_once() -> None:
         ]),
         ({"genotype": {"lpm": "sse"}}, [f"space: genotype: lpm: {LPM} (given 'sse'); nearest legal: se"]),
         ({"objectives": {}}, ["space: objectives: is a mapping such as {miou: max, macs: min} (given {})"]),
-        ({"objectives": {"speed": "max"}}, [
-            "space: objectives.speed: no such objective; there are miou, macc, aacc, params, macs, macs_fvcore, "
-                "decoder_params, decoder_macs, "
-            "and metrics of another split such as miou_holdout",
+        ({"objectives": {"mIoU!": "max", 3: "max"}}, [
+            "space: objectives: is the name of a metric, such as miou, miou_holdout or iou[crop,weed], or of a cost (given 'mIoU!'); "
+            "nearest legal: miou",
+            "space: objectives: is the name of a metric, such as miou, miou_holdout or iou[crop,weed], or of a cost (given 3)",
+        ]),
+        ({"objectives": {"f1": "up", "macs": "least", "iou[a]": "min"}}, [
+            "space: objectives.f1: must be max or min (given 'up'); nearest legal: max",
+            "space: objectives.macs: must be max or min (given 'least'); nearest legal: min",
+            "space: objectives.iou[a]: must be max (given 'min'); nearest legal: max",
         ]),
         ({"objectives": {"macs": "max"}}, ["space: objectives.macs: must be min (given 'max'); nearest legal: min"]),
         ({"budget": "1G"}, ["space: budget: a budget is a mapping of names to upper bounds (given '1G'); nearest legal: "
