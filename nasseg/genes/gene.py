@@ -99,7 +99,7 @@ _GATED = "the stage is kept"
 GENES: dict[str, Gene] = {
     gene.name: gene
     for gene in (
-        Gene("backbone", "global", (), "", "always", "the encoder: mit_*, mscan_*, or any timm model with strides 4, 8, 16, 32", _backbone),
+        Gene("backbone", "global", (), "", "always", "the encoder: MiT, MSCAN, or any timm model with strides 4, 8, 16, 32", _backbone),
         Gene("fusion_stride", "global", (4, 8), 4, "always", "stride of the shallowest stage kept, and of the logits", _one_of(4, 8)),
         Gene(
             "attention",
