@@ -75,6 +75,8 @@ class WandB:
             dir=str(folder),
             config=dict(facts),
             mode=os.environ.get("WANDB_MODE", "offline"),
+            # The screen is ours: neither words of its own nor a copy of what is printed.
+            settings=wandb.Settings(silent=True, console="off"),
         )
 
     def write(self, iteration: int, metrics: Mapping[str, float]) -> None:

@@ -1,12 +1,13 @@
-"""Trackers: TensorBoard's files read back, the others' calls on stand-ins, what is missing, what fails later."""
+"""Trackers: what TensorBoard, W&B and MLflow wrote is read back; what is missing, what fails later."""
 
 from __future__ import annotations
 
+import csv
+import json
 import logging
-import sys
+import struct
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from kits_trainer import DATA, call
@@ -19,61 +20,25 @@ from nasseg.training.tracking import Trackers, check_tracking, shown_as
 FACTS: dict[str, Any] = {"trainer": "full", "data": "synthetic", "size": [64, 64], "seed": 3, "settings": {"lr": 0.1, "tracking": ["csv"]}}
 
 
-class Calls:
-    """Keeps what is called on it."""
+class Broken:
+    """A tracker of which one step fails."""
 
-    def __init__(self) -> None:
-        self.made: list[tuple[Any, ...]] = []
+    def __init__(self, at: str) -> None:
+        self.at = at
 
-    def __getattr__(self, name: str) -> Any:
-        def called(*arguments: Any, **options: Any) -> None:
-            self.made.append((name, arguments, options))
+    def act(self, step: str) -> None:
+        if step == self.at:
+            raise OSError("no room left\nand more")
 
-        return called
+    def begin(self, folder: Path, facts: Any, first: int) -> Broken:
+        self.act("begin")
+        return self
 
+    def write(self, iteration: int, metrics: Any) -> None:
+        self.act("write")
 
-@pytest.fixture
-def wandb(monkeypatch: pytest.MonkeyPatch) -> Calls:
-    calls = Calls()
-    module = ModuleType("wandb")
-
-    def init(**options: Any) -> Calls:
-        calls.made.append(("init", (), options))
-        return calls
-
-    module.init = init  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "wandb", module)
-    monkeypatch.delenv("WANDB_MODE", raising=False)
-    return calls
-
-
-@pytest.fixture
-def mlflow(monkeypatch: pytest.MonkeyPatch) -> Calls:
-    calls = Calls()
-    module = ModuleType("mlflow")
-
-    class MlflowClient:
-        def __init__(self, tracking_uri: str) -> None:
-            calls.made.append(("client", (tracking_uri,), {}))
-
-        def get_experiment_by_name(self, name: str) -> None:
-            return None
-
-        def create_experiment(self, name: str) -> str:
-            return f"experiment of {name}"
-
-        def create_run(self, experiment: str, run_name: str) -> Any:
-            calls.made.append(("create_run", (experiment, run_name), {}))
-            return SimpleNamespace(info=SimpleNamespace(run_id="7"))
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(calls, name)
-
-    module.MlflowClient = MlflowClient  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "mlflow", module)
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
-    return calls
+    def close(self, failed: bool) -> None:
+        self.act("close")
 
 
 def without(monkeypatch: pytest.MonkeyPatch, *missing: str) -> None:
@@ -120,41 +85,37 @@ def test_an_attempt_that_goes_on_hides_what_came_after_its_checkpoint(tmp_path: 
     assert scalars(tmp_path)["train/loss"] == [(1, 2.0), (2, 7.0)]
 
 
-@pytest.mark.parametrize("failed", [False, True])
-def test_wandb(wandb: Calls, tmp_path: Path, failed: bool) -> None:
-    run(["wandb"], tmp_path, failed=failed)
-    (init, _, options), first, second, (end, _, ended) = wandb.made
-    given = {key: options[key] for key in ("project", "name", "mode", "resume")}
-    assert (init, given) == ("init", {"project": "nasseg", "name": tmp_path.name, "mode": "offline", "resume": "allow"})
-    assert (options["config"], options["dir"]) == (FACTS, str(tmp_path))
-    assert first == ("log", ({"train/loss": 2.0, "train/lr": 0.1},), {"step": 1})
-    assert (second[1][0]["holdout/miou"], second[2]) == (30.0, {"step": 2})
-    assert (end, ended) == ("finish", {"exit_code": int(failed)})
-    wandb.made.clear()
-    run(["wandb"], tmp_path)
-    assert wandb.made[0][2]["id"] == options["id"]
+def wandb_records(folder: Path) -> list[list[Any]]:
+    """The records of each offline file of W&B, oldest first: a LevelDB log of protocol buffers, as ``wandb sync`` reads it."""
+    internal = pytest.importorskip("wandb.proto.wandb_internal_pb2", reason="wandb is not installed")
+    attempts = []
+    for file in sorted((folder / "wandb").glob("offline-run-*/*.wandb"), key=lambda path: path.stat().st_mtime_ns):
+        content, at, records, whole = file.read_bytes(), 7, [], b""
+        while at + 7 <= len(content):
+            room = 32768 - at % 32768
+            if room < 7:
+                at += room
+                continue
+            _, length, part = struct.unpack_from("<IHB", content, at)
+            whole += content[at + 7 : at + 7 + length]
+            at += 7 + length
+            # 1: whole, 2: first, 3: middle, 4: last part of a record.
+            if part in (1, 4):
+                records.append(internal.Record.FromString(whole))
+                whole = b""
+        attempts.append(records)
+    return attempts
 
 
-def test_wandb_goes_online_only_where_the_environment_says_so(wandb: Calls, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WANDB_MODE", "online")
-    run(["wandb"], tmp_path)
-    assert wandb.made[0][2]["mode"] == "online"
-
-
-def test_mlflow(mlflow: Calls, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run(["mlflow"], tmp_path)
-    made = mlflow.made
-    assert made[0] == ("client", ((tmp_path / "mlruns").as_uri(),), {})
-    assert made[1] == ("create_run", ("experiment of nasseg", tmp_path.name), {})
-    assert ("log_param", ("7", "lr", "0.1"), {}) in made
-    assert ("log_param", ("7", "size", "[64, 64]"), {}) in made
-    assert ("log_metric", ("7", "val/miou", 40.0), {"step": 2}) in made
-    assert made[-1] == ("set_terminated", ("7", "FINISHED"), {})
-    made.clear()
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://tracking:5000")
-    run(["mlflow"], tmp_path, failed=True)
-    assert made[0] == ("client", ("http://tracking:5000",), {})
-    assert made[-1] == ("set_terminated", ("7", "FAILED"), {})
+def test_wandb_stays_offline_unless_the_environment_says_otherwise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wandb = pytest.importorskip("wandb", reason="wandb is not installed")
+    modes: list[str] = []
+    monkeypatch.setattr(wandb, "init", lambda **options: modes.append(options["mode"]))
+    for mode in (None, "online"):
+        if mode is not None:
+            monkeypatch.setenv("WANDB_MODE", mode)
+        tracking.WandB(tmp_path, FACTS, 1)
+    assert modes == ["offline", "online"]
 
 
 def test_what_is_not_installed_is_said_with_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,44 +133,87 @@ def test_what_is_not_installed_is_said_with_what_there_is(monkeypatch: pytest.Mo
         check_tracking(["tensorboard"])
 
 
-@pytest.mark.parametrize("at", ["init", "log", "finish"])
+@pytest.mark.parametrize("at", ["begin", "write", "close"])
 def test_what_fails_later_is_said_once_and_the_run_goes_on(
-    wandb: Calls, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, at: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, at: str
 ) -> None:
-    def broken(*arguments: Any, **options: Any) -> None:
-        raise OSError("no room left\nand more")
-
-    if at == "init":
-        monkeypatch.setattr(sys.modules["wandb"], "init", broken)
-    else:
-        setattr(wandb, at, broken)
+    monkeypatch.setitem(cast(dict[str, Any], tracking.KINDS), "wandb", Broken(at).begin)
     with caplog.at_level(logging.WARNING):
         trackers = run(["wandb"], tmp_path)
     assert [record.getMessage() for record in caplog.records] == ["tracking with wandb stopped, the run goes on (OSError: no room left)"]
     assert trackers.open is None
 
 
-def test_nothing_is_made_before_the_first_iteration(wandb: Calls, tmp_path: Path) -> None:
-    with Trackers(["wandb", "csv"], tmp_path, FACTS):
-        pass
-    assert wandb.made == []
+def test_nothing_is_made_before_the_first_iteration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(cast(dict[str, Any], tracking.KINDS), "wandb", Broken("begin").begin)
+    with Trackers(["wandb", "csv"], tmp_path, FACTS) as trackers:
+        assert trackers.open is None
 
 
 TRAIN = ["train", "segformer", "--backbone", "test_efficientnet", "--data", DATA, "--size", "64x64"]
 SHORT = ["--set", "trainer.iterations=2", "--set", "trainer.batch_size=2", "--set", "trainer.warmup=0.0", "--set", "trainer.ema=0.0"]
 
 
-def test_a_run_writes_where_it_is_asked_to(wandb: Calls, mlflow: Calls, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("tensorboard", reason="tensorboard is not installed")
+@pytest.fixture
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("WANDB_MODE", "MLFLOW_TRACKING_URI"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+
+
+@pytest.mark.usefixtures("offline")
+def test_a_run_writes_where_it_is_asked_to(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """All trackers as they are installed: what they wrote is read back. Then a failed attempt at the same run."""
+    for package in ("tensorboard", "wandb", "mlflow"):
+        pytest.importorskip(package, reason=f"{package} is not installed")
+    from mlflow import MlflowClient  # noqa: PLC0415  # optional
+
+    out = tmp_path / "run"
     asked = ["--set", "trainer.tracking=[csv, tensorboard, wandb, mlflow]"]
-    code, _, err = call([*TRAIN, *SHORT, *asked, "--out", str(tmp_path / "run")], capsys)
+    code, _, err = call([*TRAIN, *SHORT, *asked, "--out", str(out)], capsys)
     assert (code, err) == (0, ""), err
-    assert (tmp_path / "run" / "log.csv").is_file()
-    found = scalars(tmp_path / "run")
-    assert [step for step, _ in found["train/loss"]] == [1, 2]
+    rows = list(csv.DictReader((out / "log.csv").read_text().splitlines()))
+    losses = [(int(row["iteration"]), float(row["loss"])) for row in rows]
+    assert [step for step, _ in losses] == [1, 2]
+    rounded = [(step, pytest.approx(loss, rel=1e-5)) for step, loss in losses]
+
+    found = scalars(out)
+    assert found["train/loss"] == rounded
     assert [step for step, _ in found["val/miou"]] == [2]
-    assert [name for name, _, _ in wandb.made] == ["init", "log", "log", "finish"]
-    assert mlflow.made[-1][1][1] == "FINISHED"
+
+    (records,) = wandb_records(out)
+    history = [
+        (record.history.step.num, {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in record.history.item})
+        for record in records
+        if record.WhichOneof("record_type") == "history"
+    ]
+    assert [(step, row["train/loss"]) for step, row in history] == rounded
+    assert ["val/miou" in row for _, row in history] == [False, True]
+    began = next(record.run for record in records if record.WhichOneof("record_type") == "run")
+    assert (began.project, began.display_name) == ("nasseg", "run")
+    config = {update.key: json.loads(update.value_json) for update in began.config.update}
+    assert config["settings"]["iterations"] == 2
+    assert [record.exit.exit_code for record in records if record.WhichOneof("record_type") == "exit"] == [0]
+
+    client = MlflowClient((out / "mlruns").as_uri())
+    (stored,) = client.search_runs([client.get_experiment_by_name("nasseg").experiment_id])
+    assert (stored.info.status, stored.info.run_name) == ("FINISHED", "run")
+    assert {name: stored.data.params[name] for name in ("trainer", "size", "iterations")} == {
+        "trainer": "full",
+        "size": "[64, 64]",
+        "iterations": "2",
+    }
+    assert [(metric.step, metric.value) for metric in client.get_metric_history(stored.info.run_id, "train/loss")] == rounded
+
+    elsewhere = (tmp_path / "elsewhere").as_uri()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", elsewhere)
+    run(["wandb", "mlflow"], out, failed=True)
+    again = wandb_records(out)[1]
+    assert next(record.run.run_id for record in again if record.WhichOneof("record_type") == "run") == began.run_id
+    assert [record.exit.exit_code for record in again if record.WhichOneof("record_type") == "exit"] == [1]
+    client = MlflowClient(elsewhere)
+    (stored,) = client.search_runs([client.get_experiment_by_name("nasseg").experiment_id])
+    assert (stored.info.status, stored.data.metrics["holdout/miou"]) == ("FAILED", 30.0)
 
 
 def test_a_missing_package_stops_a_run_before_it_begins(
