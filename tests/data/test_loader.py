@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import multiprocessing
 import os
 from collections import Counter
 from collections.abc import Iterator
@@ -205,7 +206,9 @@ def test_cores_where_the_system_does_not_say(monkeypatch: pytest.MonkeyPatch) ->
 def test_left_early(split: Split) -> None:
     batches = train_batches(split, TRAIN, batch_size=2, iterations=50, workers=1)
     next(batches)
+    assert multiprocessing.active_children()
     batches.close()
+    assert not multiprocessing.active_children()
 
 
 @pytest.mark.parametrize("start", [0, 3])

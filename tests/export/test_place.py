@@ -27,10 +27,10 @@ def test_an_error_or_ctrl_c_leaves_nothing(tmp_path: Path):
     def begin(kind: type[BaseException]) -> None:
         with beside(tmp_path / "b") as folder:
             (folder / "a").write_text("1")
-            raise kind
+            raise kind("stopped")
 
     for kind in (ValueError, KeyboardInterrupt):
-        with pytest.raises(kind):
+        with pytest.raises(kind, match="stopped"):
             begin(kind)
     assert list(tmp_path.iterdir()) == []
 

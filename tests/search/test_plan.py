@@ -218,7 +218,7 @@ def test_weights_are_tried_on_every_backbone(tmp_path: Path) -> None:
     check_weights(plan)
     weights = tmp_path / "w.safetensors"
     weights.write_bytes(b"no weights")
-    with pytest.raises(WeightsError):
+    with pytest.raises(WeightsError, match=r"w\.safetensors: not readable as safetensors"):
         check_weights(make(tmp_path, weights=weights))
 
 

@@ -10,6 +10,7 @@ import torch
 from kits_trainer import tiny_trial
 
 from nasseg.data.layouts import open_data
+from nasseg.errors import ConfigError
 from nasseg.training.augment import train_sampler, train_transform
 from nasseg.training.config import TrainingConfig
 from nasseg.training.job import Job
@@ -62,5 +63,5 @@ def test_they_reach_a_job() -> None:
 
 @pytest.mark.parametrize("key", ["cat_max_ratio", "rare_crops", "balance"])
 def test_shares_are_bounded(key: str) -> None:
-    with pytest.raises(Exception, match=f"{key}: must be a number (from|above) 0 to 1"):
+    with pytest.raises(ConfigError, match=f"{key}: must be a number (from|above) 0 to 1"):
         TrainingConfig.parse({key: 1.5})

@@ -125,7 +125,7 @@ def test_parts_weighed_by_their_mass() -> None:
 
 def test_a_loss_that_knows_no_teacher_does_not_pass_it_over() -> None:
     student, teacher, target = batch()
-    with pytest.raises(AttributeError):
+    with pytest.raises(AttributeError, match="'Taught' object has no attribute"):
         SegmentationLoss()(Taught(student, teacher), target)
 
 

@@ -164,9 +164,8 @@ def test_failures_by_their_text(error: Exception, reason: str | None) -> None:
 
 def test_a_batch_norm_without_a_second_value_is_a_reason() -> None:
     result = run(tiny_trial(size=(32, 32)), batch_size=1)
-    if result.status == Result.FAILED:
-        assert result.reason is not None
-        assert result.reason.startswith("batch normalisation needs more than one value per channel; take a larger batch or size")
+    reason = "batch normalisation needs more than one value per channel; take a larger batch or size at iteration 1 (batch_size 1 of 32x32)"
+    assert (result.status, result.reason) == (Result.FAILED, reason)
 
 
 def test_a_data_set_without_val_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -145,7 +145,7 @@ def test_bad_input_writes_nothing(tmp_path: Path, changes: dict[str, Any], kind:
 def test_weights_that_cannot_be_read_leave_no_folder(tmp_path: Path) -> None:
     (tmp_path / "w.safetensors").write_bytes(b"torn")
     run = RunDir.create(tmp_path / "Y", trial(weights=str(tmp_path / "w.safetensors")))
-    with pytest.raises(WeightsError):
+    with pytest.raises(WeightsError, match=r"w\.safetensors: not readable as safetensors"):
         run.run(Told())
     assert sorted(path.name for path in tmp_path.iterdir()) == ["w.safetensors"]
 
