@@ -66,6 +66,8 @@ class WandB:
         # An optional package.
         import wandb  # noqa: PLC0415
 
+        # A mode that does not exist is W&B's to refuse.
+        mode: Any = os.environ.get("WANDB_MODE", "offline")
         self.run: Any = wandb.init(
             project=PROJECT,
             name=folder.name,
@@ -74,7 +76,7 @@ class WandB:
             resume="allow",
             dir=str(folder),
             config=dict(facts),
-            mode=os.environ.get("WANDB_MODE", "offline"),
+            mode=mode,
             # The screen is ours: neither words of its own nor a copy of what is printed.
             settings=wandb.Settings(silent=True, console="off"),
         )
