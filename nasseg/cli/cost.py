@@ -51,9 +51,8 @@ def command(
         raise ConfigError([Problem("", "--set", rule, f"{key}={value}") for key, value in given.items() if key not in genes])
     if panels != PANELS and not effective:
         raise ConfigError(Problem("", "--panels", "says how strips are counted with --effective", panels))
-    network = read_genotype(genotype)
+    network = read_genotype(genotype, backbone or None)
     network = network.override(genes) if genes else network
-    network = network.on(backbone) if backbone else network
     if network.backbone is None:
         raise ConfigError(Problem("cost", "--backbone", f"{genotype} names no backbone, so one must be given", None, "mit_b0"))
     counted = cost(network, size=size, num_classes=classes, resize_logits=resize_logits)

@@ -17,7 +17,7 @@ from nasseg.cli.verb import Verb
 from nasseg.cost.cost import Cost
 from nasseg.errors import ConfigError, Problem
 from nasseg.genes.genotype import Genotype
-from nasseg.genes.presets import PRESETS, describe_preset, preset
+from nasseg.genes.presets import BASE, PRESETS, describe_preset, preset, preset_size
 from nasseg.models.costing import check_numbers, cost
 
 
@@ -62,12 +62,14 @@ def override_all(designs: dict[str, Genotype], genes: dict[str, Any]) -> dict[st
 def facts(name: str, design: Genotype, counted: Cost | None) -> dict[str, Any]:
     """A design as JSON."""
     what, source = describe_preset(name)
-    known = {"name": name, "id": design.id, "what": what, "source": source, "genotype": design.to_dict()}
+    known: dict[str, Any] = {"name": name, "id": design.id, "what": what, "source": source, "genotype": design.to_dict()}
+    if design.backbone is not None:
+        known["published_size"] = preset_size(name, design.backbone)
     return known if counted is None else {**known, **counted.to_dict()}
 
 
 def draw_costs(console: Console, designs: dict[str, Genotype], costs: dict[str, Cost]) -> None:
-    """One row a design, params and MACs of backbone, decoder and both."""
+    """One row a design: its size, params and MACs of backbone, decoder and both; under it, which designs were never published there."""
     first = next(iter(costs.values()))
     backbone = first.parts["backbone"]
     console.print(
@@ -76,15 +78,20 @@ def draw_costs(console: Console, designs: dict[str, Genotype], costs: dict[str, 
     )
     table = Table(box=None, pad_edge=False, header_style="dim")
     table.add_column("design", no_wrap=True)
+    table.add_column("size", no_wrap=True)
     for column in ("decoder\nparams M", "total\nparams M", "decoder\nMACs G", "total\nMACs G", "total\nfvcore G"):
         table.add_column(column, justify="right", no_wrap=True)
     if console.width >= NARROW:
         table.add_column("genotype", overflow="fold")
+    sizes = {name: preset_size(name, first.backbone) for name in costs}
     for name, counted in costs.items():
         millions = (f"{value / 1e6:.3f}" for value in (counted.decoder_params, counted.params))
         billions = (f"{value / 1e9:.3f}" for value in (counted.decoder_macs, counted.macs, counted.macs_fvcore))
-        table.add_row(name, *millions, *billions, *([designs[name].short()] if console.width >= NARROW else []))
+        table.add_row(name, sizes[name] or f"({BASE})", *millions, *billions, *([designs[name].short()] if console.width >= NARROW else []))
     console.print(table, soft_wrap=False)
+    unpublished = [name for name, size in sizes.items() if size is None]
+    if unpublished:
+        console.print(f"({BASE}): not published on {escape(first.backbone)}; the {BASE} size is taken of {', '.join(unpublished)}")
 
 
 def draw_sources(console: Console, designs: dict[str, Genotype]) -> None:

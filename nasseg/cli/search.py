@@ -113,7 +113,7 @@ def command(
         trainer=trainer,
         settings=settings,
         genes=genes,
-        genotype=None if genotype is None else read_genotype(genotype),
+        genotype=None if genotype is None else read_genotype(genotype, backbone),
         weights=weights,
         pretrained=pretrained,
         fidelity=fidelity,

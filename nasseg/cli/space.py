@@ -41,7 +41,7 @@ def open_space(name: str, backbone: str | None, sets: tuple[str, ...], genotype:
     genes, trainer = split_sets(parse_sets(sets))
     space = Space.load(name)
     if genotype is not None:
-        space = space.with_genotype(read_genotype(genotype))
+        space = space.with_genotype(read_genotype(genotype, backbone))
     assignments = genes | {f"train.{field}": value for field, value in trainer.items()}
     if backbone is not None:
         assignments["backbone"] = backbone

@@ -52,7 +52,7 @@ def trial_of(target: str, asked: Asked) -> Trial:
     if is_published(target):
         return _of_published(target, asked, data, trainer)
     return Trial(
-        genotype=_changed(read_genotype(target), asked),
+        genotype=_changed(read_genotype(target, asked.backbone), asked),
         data=data,
         size=asked.size or natural_size(data),
         trainer=trainer,

@@ -64,7 +64,7 @@ class Space:
             problems = dead_end(self._grammar, file) or unused(file, given, self._values)
             if problems:
                 raise ConfigError(problems)
-        inside = {} if self.needs_genotype else {name: self.why_outside(preset(name)) for name in file.presets}
+        inside = {} if self.needs_genotype else {name: self._why_preset_outside(name) for name in file.presets}
         problems = [Problem(file.where, "presets", f"{name} lies outside the space: {why}") for name, why in inside.items() if why]
         if problems and file.own_presets:
             raise ConfigError(problems)
@@ -272,6 +272,12 @@ class Space:
     def contains(self, genotype: Genotype) -> bool:
         """Whether this very genotype, backbone included, is one of the space."""
         return self.encode(genotype) is not None
+
+    def _why_preset_outside(self, name: str) -> str | None:
+        """Why neither the base size of a published design nor one for a backbone of the space is a genotype of it; None if one is."""
+        forms = dict.fromkeys((preset(name), *(preset(name, backbone).on(None) for backbone in self.backbones)))
+        reasons = [self.why_outside(form) for form in forms]
+        return None if None in reasons else reasons[0]
 
     def why_outside(self, genotype: Genotype) -> str | None:
         """Why a design, its backbone left aside, is no genotype of the space; None if it is one."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Mapping
@@ -32,13 +33,16 @@ class SpaceFile:
     """A space as written, with all that it extends merged in.
 
     ``genes`` maps normalised keys (``fusion``, ``lpm``, ``stage3.lpm``, ``train.lr``) to what stands behind them, ``origin`` the same keys
-    to the file they come from. ``own`` holds the keys the last file wrote itself; ``own_presets`` says whether it wrote ``presets``.
+    to the file they come from. ``design`` is the published design that ``genotype`` is, if it is named as one: on a backbone that the space
+    settles it has the size that was published there. ``own`` holds the keys the last file wrote itself; ``own_presets`` says whether it
+    wrote ``presets``.
     """
 
     name: str
     where: str
     description: str = ""
     genotype: Genotype | str | None = None
+    design: str | None = None
     genes: Mapping[str, Any] = field(default_factory=dict)
     origin: Mapping[str, str] = field(default_factory=dict)
     own: frozenset[str] = frozenset()
@@ -106,12 +110,21 @@ def _merge(raw: Any, where: str, folder: Path | None, parent: SpaceFile | None, 
     own = _genes(raw.get("genes"), where, problems)
     # What is said later and of all stages wins over what was said earlier of one.
     kept = {k: v for k, v in base.genes.items() if k.partition(".")[2] not in own or not k.startswith("stage")}
+    genotype, design = base.genotype, base.design
+    if raw.get("genotype") is not None:
+        genotype = _genotype(raw["genotype"], where, folder, problems)
+        design = raw["genotype"] if isinstance(raw["genotype"], str) and raw["genotype"] in PRESETS else None
+    genes = {**kept, **own}
+    if design is not None and isinstance(genes.get("backbone"), str):
+        with contextlib.suppress(ConfigError):  # A backbone that is no name is reported with the other genes.
+            genotype = preset(design, genes["backbone"]).on(None)
     made = SpaceFile(
         name=str(raw.get("name") or Path(where).stem),
         where=where,
         description=" ".join(str(raw.get("description") or base.description).split()),
-        genotype=_genotype(raw["genotype"], where, folder, problems) if raw.get("genotype") is not None else base.genotype,
-        genes={**kept, **own},
+        genotype=genotype,
+        design=design,
+        genes=genes,
         origin={**base.origin, **dict.fromkeys(own, where)},
         own=frozenset(own),
         own_presets=raw.get("presets") is not None,

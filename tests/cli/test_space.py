@@ -186,7 +186,7 @@ def test_presets_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert "CSAP: one attention map" in out
     assert "arXiv 2411.17061" in out
     told: list[dict[str, Any]] = json.loads(call(capsys, "presets", "--json"))
-    assert [design["name"] for design in told][:2] == ["segformer", "feedformer"]
+    assert [design["name"] for design in told][:2] == ["segformer", "segformer_mmseg"]
     assert "params" not in told[0]
 
 
@@ -197,7 +197,25 @@ def test_presets_costed(capsys: pytest.CaptureFixture[str]) -> None:
     assert round(told["scaseg"]["macs_fvcore"] / 1e9, 3) == 5.937
     out = call(capsys, "presets", "--backbone", "mit_b0")
     row = next(line.split() for line in out.splitlines() if line.startswith("scaseg "))
-    assert row[1:6] == ["1.591", "4.910", "2.647", "5.851", "5.937"]
+    assert row[1:7] == ["base", "1.591", "4.910", "2.647", "5.851", "5.937"]
+    assert "(base): not published on mit_b0; the base size is taken of csap, canet_fca\n" in out
+
+
+def test_presets_have_the_size_published_on_the_backbone(capsys: pytest.CaptureFixture[str]) -> None:
+    told = {design["name"]: design for design in json.loads(call(capsys, "presets", "--backbone", "mit_b2", "--json"))}
+    assert {name: design["published_size"] for name, design in told.items() if design["published_size"] != "large"} == {
+        "segformer_mmseg": "base",
+        "csap": None,
+        "canet_fca": None,
+    }
+    # SegFormer-B2 as printed: 27.5 M with a spare classifier of 768 → 150, 62.4 G.
+    assert round(told["segformer"]["params"] / 1e6, 1) == 27.5
+    assert round(told["segformer"]["macs"] / 1e9, 2) == 62.34
+    out = call(capsys, "presets", "--backbone", "mit_b2")
+    assert next(line.split() for line in out.splitlines() if line.startswith("segformer "))[1] == "large"
+    out = call(capsys, "presets", "--backbone", "resnet18")
+    assert next(line.split() for line in out.splitlines() if line.startswith("segformer "))[1] == "(base)"
+    assert "(base): not published on resnet18" in out
 
 
 def test_presets_with_other_genes(capsys: pytest.CaptureFixture[str]) -> None:

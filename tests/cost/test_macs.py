@@ -185,8 +185,9 @@ MSCAN_T = Part(3903584, 4636508160, 4658954240)
     ("name", "backbone", "figures"),
     [
         ("segformer", MIT_B0, [3.753, 8.388, 8.478]),
-        ("feedformer", MIT_B0, [4.415, 7.761, 7.833]),
-        ("feedformer", MSCAN_T, [4.999, 9.194, 9.258]),
+        ("segformer_mmseg", MIT_B0, [3.754, 8.388, 8.489]),
+        ("feedformer", MIT_B0, [4.415, 7.761, 7.841]),
+        ("feedformer", MSCAN_T, [4.999, 9.194, 9.265]),
         ("u_mixformer", MIT_B0, [5.045, 6.080, 6.159]),
         ("u_mixformer", MSCAN_T, [5.629, 7.513, 7.583]),
         ("metaseg", MIT_B0, [4.078, 3.879, 3.923]),

@@ -9,7 +9,7 @@ import pytest
 
 from nasseg.genes import spacefile
 from nasseg.genes.gene import GENES
-from nasseg.genes.presets import PRESETS, preset
+from nasseg.genes.presets import PRESETS, design, preset
 from nasseg.genes.space import Space
 from nasseg.genes.variable import Choices
 
@@ -48,8 +48,11 @@ def test_file_opens_with_its_command_and_says_what_it_is(name: str) -> None:
 def test_presets_lie_inside_on_any_backbone(name: str, presets: tuple[str, ...]) -> None:
     space = Space.load(name).with_fixed({"backbone": "resnet18"})
     assert space.presets == presets
-    for each in presets:
-        assert space.contains(preset(each, "resnet18"))
+    assert [each for each in presets if not space.contains(preset(each, "resnet18"))] == []
+    # In every size: on a backbone of each.
+    for backbone in {size.backbones[0] for each in presets for size in design(each).sizes}:
+        on_it = space.with_fixed({"backbone": backbone})
+        assert [each for each in presets if not on_it.contains(preset(each, backbone))] == [], backbone
 
 
 def test_tiny_can_be_listed() -> None:

@@ -416,3 +416,25 @@ def test_illegal_answers_go_to_the_nearest_legal() -> None:
     stage4 = fine.genotype.stage(4)
     assert stage4 is not None
     assert stage4.inputs == (1, 2, 3)
+
+
+def test_a_design_named_as_genotype_has_the_size_of_the_settled_backbone() -> None:
+    space = Space.from_dict({"genotype": "segformer", "genes": {"ffn": {"choices": [0, 2]}}})
+    assert {g.fusion_width for g in space.enumerate()} == {256}
+    large = space.with_fixed({"backbone": "mit_b2"})
+    assert {(g.project, g.fusion_width) for g in large.enumerate()} == {(768, 768)}
+    assert Space.from_dict(large.to_dict()) == large
+    # Several backbones: the base size. A genotype spelled out is taken as it is.
+    several = Space.from_dict({"genotype": "segformer", "genes": {"backbone": {"choices": ["mit_b0", "mit_b2"]}}})
+    assert {g.fusion_width for g in several.enumerate()} == {256}
+    spelled = Space.from_dict({"genotype": preset("segformer").to_dict(), "genes": {"backbone": "mit_b2"}})
+    assert {g.fusion_width for g in spelled.enumerate()} == {256}
+    with pytest.raises(ConfigError, match="must be the name of a backbone"):
+        space.with_fixed({"backbone": " "})
+
+
+def test_a_preset_is_inside_if_one_of_its_sizes_is() -> None:
+    raw = {"genotype": "scaseg", "genes": {"fusion_width": 768}, "presets": ["scaseg"]}
+    with pytest.raises(ConfigError, match="scaseg lies outside the space: fusion_width is 128 there and 768 here"):
+        Space.from_dict(raw)
+    assert Space.from_dict({**raw, "genes": {"fusion_width": 768, "backbone": "mit_b3"}}).presets == ("scaseg",)

@@ -10,7 +10,7 @@ import pytest
 
 from nasseg.errors import ConfigError
 from nasseg.genes import spacefile
-from nasseg.genes.presets import preset
+from nasseg.genes.presets import PRESETS, preset
 from nasseg.genes.space import Space
 
 README = Path(__file__).resolve().parents[2] / "search_spaces" / "README.md"
@@ -44,8 +44,7 @@ def test_all_at_once_with_file_key_rule_and_nearest(tmp_path: Path) -> None:
         f"{path}: budget: mac: no such bound; there are params, macs, macs_fvcore, decoder_params, decoder_macs (given "
         f"'1G'); nearest legal: macs",
         f"{path}: objectives.miou: must be max (given 'min'); nearest legal: max",
-        f"{path}: presets: no such design; there are segformer, feedformer, u_mixformer, metaseg, scaseg, scaseg_city, csap, canet_fca "
-        "(given 'csapp'); nearest legal: csap",
+        f"{path}: presets: no such design; there are {', '.join(PRESETS)} (given 'csapp'); nearest legal: csap",
     ]
 
 
@@ -94,7 +93,7 @@ def test_values_all_at_once() -> None:
             "{macs: 1.5G, params: 6M}"]),
         ({"presets": "csap"}, [
             "space: presets: is a list of published designs (given 'csap'); nearest legal: "
-            "['segformer', 'feedformer', 'u_mixformer', 'metaseg', 'scaseg', 'scaseg_city', 'csap', 'canet_fca']",
+            f"{list(PRESETS)}",
         ]),
         ({"presets": ["scaseg", "scaseg"], "genotype": "scaseg"}, ["space: presets: names a design twice (given 'scaseg')"] * 2),
         # The form of an entry.
@@ -179,9 +178,9 @@ def test_values_all_at_once() -> None:
         ({"genes": {"lpm": "none"}, "presets": ["scaseg", "u_mixformer"]}, [
             "space: presets: scaseg lies outside the space: stage4.lpm is se there and none here; stage3.lpm is se there and none here; "
             "stage2.lpm is se there and none here; stage1.lpm is se there and none here",
-            "space: presets: u_mixformer lies outside the space: stage4.rank is full there and 1 here; stage3.rank is full "
-                "there and 1 here; "
-            "stage2.rank is full there and 1 here; stage1.rank is full there and 1 here",
+            "space: presets: u_mixformer lies outside the space: " + "; ".join(
+                f"stage{i}.rank is full there and 1 here; stage{i}.residual is normalised there and raw here" for i in (4, 3, 2, 1)
+            ),
         ]),
     ],
 )  # fmt: skip

@@ -133,7 +133,8 @@ class MSCANStage(nn.Module):
         super().__init__()
         self.embed = embedding(in_chans, channels, stem=stem)
         self.blocks = nn.Sequential(*(MSCANBlock(channels, ratio, rate) for rate in drop_paths))
-        self.norm = ChannelNorm(channels, eps=1e-6)
+        # PyTorch's epsilon, 1e-5, as SegNeXt's code and mmsegmentation's have it (MiT's stage norms have 1e-6).
+        self.norm = ChannelNorm(channels)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """The stage's map, normalised."""
