@@ -11,6 +11,7 @@ import click
 from typing_extensions import override
 
 import nasseg
+from nasseg.cores import wait_passively
 from nasseg.errors import NassegError
 from nasseg.log import console_logs
 
@@ -59,6 +60,7 @@ def main() -> None:
 
 def run(arguments: Sequence[str] | None = None) -> None:
     """Entry point. Exit codes: 0 done, 1 the run went wrong, 2 something given was wrong, 130 interrupted."""
+    wait_passively()
     # A recipe of one's own, my.module:Class, lies where the command is given; behind everything installed, so that it hides nothing.
     if "" not in sys.path and os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())

@@ -10,7 +10,6 @@ the same B gives the same images with the same augmentation on any number of ran
 
 from __future__ import annotations
 
-import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from typing_extensions import override
 
+from nasseg.cores import usable_cores
 from nasseg.data.dataset import Order, Sample, Split
 from nasseg.data.images import UInt8
 from nasseg.errors import ConfigError, DataError, Problem
@@ -279,13 +279,6 @@ def _options(workers: int, pin_memory: bool, seed: int) -> dict[str, Any]:
         "pin_memory": pin_memory,
         "generator": torch.Generator().manual_seed(state),
     }
-
-
-def usable_cores() -> int:
-    """Cores this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _source(split: Split, workers: int, cache: bool) -> Split:

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from nasseg.cores import PASSIVE_WAIT
 from nasseg.errors import StudyError
 from nasseg.search.driver import alive
 from nasseg.search.interrupts import deferred
@@ -25,6 +26,7 @@ from nasseg.search.resources import Resources
 from nasseg.search.study import Study
 
 ENVIRONMENT = {
+    **PASSIVE_WAIT,
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",

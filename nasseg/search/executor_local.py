@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from multiprocessing import connection
 from typing import Any
 
+from nasseg.cores import wait_passively
 from nasseg.log import forwarded, relay
 from nasseg.search.candidate import Proposal
 from nasseg.search.study import Study
@@ -168,6 +169,7 @@ def serve(pipe: connection.Connection, threads: int) -> None:
     # Ctrl-C goes to the whole process group; the driver decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+    wait_passively()
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=leave_with, args=(parent.sentinel,), daemon=True).start()

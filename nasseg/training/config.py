@@ -145,7 +145,11 @@ class TrainingConfig(BaseModel):
     compile_backend: Literal["inductor", "aot_eager", "eager"] = Field(
         default="inductor", description="torch.compile's backend; inductor is the one that is faster"
     )
-    threads: int = Field(default=0, ge=0, description="CPU threads of one run; 0 leaves PyTorch's own number")
+    threads: int = Field(
+        default=0,
+        ge=0,
+        description="CPU threads of one run; 0: as many as the cores it may use (affinity, a container's quota), OMP_NUM_THREADS at most",
+    )
     device: str = Field(
         default="auto",
         pattern=r"^(auto|cpu|cuda(:\d+)?)$",

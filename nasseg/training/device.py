@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from nasseg.cores import usable_cores
 from nasseg.errors import ConfigError, Problem
 
 
@@ -41,10 +42,13 @@ def autocast(amp: str, device: torch.device) -> torch.autocast:
 
 @contextlib.contextmanager
 def threads(count: int) -> Iterator[None]:
-    """Use ``count`` CPU threads inside the block (0: leave as it is), and the former number after it."""
+    """Use ``count`` CPU threads inside the block, and the former number after it.
+
+    0 are PyTorch's own number (its cores, or OMP_NUM_THREADS), but no more than the cores this process may use: PyTorch does not know of
+    the CPU quota of a container.
+    """
     before = torch.get_num_threads()
-    if count:
-        torch.set_num_threads(count)
+    torch.set_num_threads(count or min(before, usable_cores()))
     try:
         yield
     finally:

@@ -15,10 +15,11 @@ import torch
 from kits_data import save, write_tree
 from PIL import Image
 
+from nasseg.cores import usable_cores
 from nasseg.data import loader
 from nasseg.data.dataset import Split
 from nasseg.data.layouts import open_data
-from nasseg.data.loader import Positions, TrainStream, cached, eval_batches, forget_cached, train_batches, usable_cores
+from nasseg.data.loader import Positions, TrainStream, cached, eval_batches, forget_cached, train_batches
 from nasseg.data.transforms import EvalTransform, TrainTransform
 from nasseg.errors import ConfigError, DataError
 
@@ -196,11 +197,6 @@ def test_cache_lets_go_of_the_oldest(split: Split) -> None:
 def test_workers_are_no_more_than_cores(split: Split) -> None:
     assert 1 <= usable_cores() <= (os.cpu_count() or 1)
     assert_same(collect(split, iterations=1), collect(split, iterations=1, workers=usable_cores() + 7))  # no warning
-
-
-def test_cores_where_the_system_does_not_say(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
-    assert usable_cores() == (os.cpu_count() or 1)
 
 
 def test_left_early(split: Split) -> None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from nasseg.errors import ConfigError
+from nasseg.training import device
 from nasseg.training.device import (
     autocast,
     check_precision,
@@ -62,7 +63,17 @@ def test_threads_are_put_back() -> None:
         assert torch.get_num_threads() == 1
     assert torch.get_num_threads() == before
     with threads(0):
-        assert torch.get_num_threads() == before
+        assert torch.get_num_threads() <= before
+    assert torch.get_num_threads() == before
+
+
+def test_no_number_of_threads_is_that_of_usable_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    with threads(4):
+        for cores, used in ((3, 3), (64, 4)):
+            monkeypatch.setattr(device, "usable_cores", lambda cores=cores: cores)
+            with threads(0):
+                assert torch.get_num_threads() == used
+            assert torch.get_num_threads() == 4
 
 
 def draws() -> list[float]:
