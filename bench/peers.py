@@ -27,8 +27,10 @@ from torch import Tensor
 from nasseg.models.backbones.mit import MIT_SHAPES
 from nasseg.published.network import Published
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
-from kits_published import hugging_face, image, nvlabs, smp_logits, smp_segformer
+from kits_lineage import CASES, SMALL, Case
+from kits_published import MmsegSegFormer, hugging_face, image, nvlabs, smp_logits, smp_segformer
 
 TOLERANCE = 1e-4
 CLASSES = 19
@@ -65,7 +67,7 @@ class Figures:
 
 def peers(only: str) -> Iterator[Peer]:
     """The originals whose name and source hold ``only``, made one at a time."""
-    for name, make in (*transformers_peers(), *smp_peers()):
+    for name, make in (*transformers_peers(), *smp_peers(), *mmseg_peers(), *reference_peers()):
         if only in name:
             yield make()
 
@@ -106,6 +108,38 @@ def smp_peers() -> Iterator[tuple[str, Callable[[], Peer]]]:
         yield f"segmentation_models_pytorch SegFormer {name}", make
         if name == "mit_b0":
             yield f"NVlabs SegFormer {name}", partial(make, authors=True)
+
+
+def mmseg_peers() -> Iterator[tuple[str, Callable[[], Peer]]]:
+    def make() -> Peer:
+        network = MmsegSegFormer(256, CLASSES)
+
+        def save(folder: Path) -> Path:
+            torch.save({"state_dict": network.published()}, folder / "iter_160000.pth")
+            return folder / "iter_160000.pth"
+
+        return Peer("SegFormer on mit_b0, BatchNorms, 256 wide", "mmsegmentation's names", save, network, True)
+
+    yield "mmsegmentation SegFormer mit_b0", make
+
+
+def reference_peers() -> Iterator[tuple[str, Callable[[], Peer]]]:
+    """Decoders written once more in tests/references; the encoder is transformers' or smp's MiT, or our own MSCAN."""
+    for name, case in CASES.items():
+
+        def make(case: Case = case) -> Peer:
+            encoder = case.encoder()
+            head = case.head(SMALL, CLASSES, case.width)
+
+            def save(folder: Path) -> Path:
+                weights = {f"decode_head.{key}": value for key, value in head.state_dict().items()}
+                torch.save({"state_dict": encoder.state | weights}, folder / "iter_160000.pth")
+                return folder / "iter_160000.pth"
+
+            name = f"{case.kind} on {encoder.name.partition('?')[0]}, {case.width} wide"
+            return Peer(name, "tests/references", save, lambda x: head(encoder.maps(x)), case.any_size)
+
+        yield f"references {name}", make
 
 
 def measured(peer: Peer, tolerance: float) -> Iterator[Figures]:

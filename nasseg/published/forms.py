@@ -167,7 +167,8 @@ LINEAGE = (
         preset="u_mixformer",
         sizes=_WIDTH,
         classifier="decode_head.linear_pred.weight",
-        present=("decode_head.cat_key1.sr_list.0.weight", "decode_head.attn_c4.attn.sr.weight"),
+        present=("decode_head.cat_key1.sr_list.0.weight",),
+        absent=("decode_head.attn_c4.attn.sr1.weight",),
         halves=TWO_IN_ONE,
         rules=(
             *block(_U_MIX_BLOCK),
@@ -187,7 +188,7 @@ LINEAGE = (
         preset="u_mixformer_city",
         sizes=_WIDTH,
         classifier="decode_head.linear_pred.weight",
-        present=("decode_head.cat_key1.sr_list.0.weight", "decode_head.attn_c4.attn.sr2.weight"),
+        present=("decode_head.cat_key1.sr_list.0.weight", "decode_head.attn_c4.attn.sr1.weight"),
         halves=TWO_IN_ONE,
         rules=(
             *block(_U_MIX_BLOCK),
@@ -262,4 +263,4 @@ LINEAGE = (
     ),
 )
 
-FORMS: tuple[Form, ...] = SEGFORMER
+FORMS: tuple[Form, ...] = (*SEGFORMER, *LINEAGE)
