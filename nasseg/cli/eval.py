@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,11 @@ from nasseg.cli.run_view import protocol_line, result_table
 from nasseg.cli.verb import Verb
 from nasseg.data.layouts import open_data
 from nasseg.errors import BundleError, ConfigError, Problem, nearest
-from nasseg.export.bundle import bundle_predictor
+from nasseg.export.bundle import PREPROCESSING, bundle_folder, load_bundle
+from nasseg.export.onnx_file import load_onnx
+from nasseg.export.preprocessing import Preprocessing
 from nasseg.log import STDERR
+from nasseg.models.segmenter import SegModel
 from nasseg.report.evaluation import PAGE, report_folder, write_report
 from nasseg.report.worst import Worst
 from nasseg.training.device import check_precision, resolve_device
@@ -33,35 +36,55 @@ from nasseg.training.protocol import Protocol
 from nasseg.training.rundir import RUN, RunDir
 
 PRECISIONS = ("none", "bf16", "fp16")
+BATCH_SIZE = 8
+"""Images in one forward pass where nothing else is said."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """What is measured: a function to logits, the classes it tells apart, and how images reach it."""
+    """What is measured, before its weights are read: its classes, how images reach it, and ``load`` for the function to logits.
 
-    predict: Predict
+    ``of`` says what it is (``run``, ``bundle``, ``ONNX file``), ``protocol`` how it was measured, None where it does not say.
+    ``load(device, pad_multiple)`` reads the weights.
+    """
+
+    of: str
     classes: tuple[str, ...]
     size: tuple[int, int]
     mean: tuple[float, ...]
     std: tuple[float, ...]
     weights: str
-    data: str | None
+    protocol: Protocol | None
+    load: Callable[[torch.device, int], Predict]
+    data: str | None = None
+    batch_size: int = BATCH_SIZE
+
+    @property
+    def base(self) -> Protocol:
+        """The protocol that options change: its own, or whole images stretched to its size."""
+        return self.protocol or Protocol(size=self.size)
 
 
 @click.command("eval", cls=Verb)
 @click.argument("path")
 @click.option("--data", help="A folder, KIND:PATH (nasseg data info) or synthetic; a run's own where it is left out.")
 @click.option("--split", default="val", show_default=True, help="The split to measure.")
-@click.option("--size", type=SIZE, help="Height and width images are resized to; those of the training where it is left out.")
-@click.option("--keep-ratio", is_flag=True, help="Keep the aspect: the largest that fits --size, long side to long side (512x2048).")
-@click.option("--size-divisor", type=int, default=1, show_default=True, help="Round both sides up to a multiple of this.")
-@click.option("--mode", default="whole", show_default=True, help="whole: the image in one piece; slide: through windows.")
+@click.option("--size", type=SIZE, help="Height and width images are resized to.")
+@click.option(
+    "--keep-ratio/--stretch",
+    "keep_ratio",
+    default=None,
+    help="Keep the aspect: the largest that fits --size, long side to long side (512x2048); or stretch to exactly --size.",
+)
+@click.option("--size-divisor", type=int, help="Resize both sides up to a multiple of this; 1 for no such thing.")
+@click.option("--pad-multiple", type=int, help="The network pads sides to a multiple of this (32), or runs on images as they are (1).")
+@click.option("--mode", help="whole: the image in one piece; slide: through windows.")
 @click.option("--crop", type=SIZE, help="With --mode slide: a window's size.")
-@click.option("--stride", type=SIZE, help="With --mode slide: the way from window to window; two thirds of the window if left out.")
-@click.option("--scales", default="1.0", show_default=True, help="Scales by comma, such as 0.5,0.75,1.0; probabilities are averaged.")
-@click.option("--flip", is_flag=True, help="See every scale mirrored too.")
-@click.option("--masks", default="original", show_default=True, help="original: masks in their own size; resized: to --size.")
-@click.option("--batch-size", type=int, default=8, show_default=True, help="Images, or windows of one image, in one forward pass.")
+@click.option("--stride", type=SIZE, help="With --mode slide: the way from window to window; two thirds of a --crop if left out.")
+@click.option("--scales", help="Scales by comma, such as 0.5,0.75,1.0; probabilities are averaged.")
+@click.option("--flip/--no-flip", "flip", default=None, help="See every scale mirrored too.")
+@click.option("--masks", help="original: masks in their own size; resized: to --size.")
+@click.option("--batch-size", type=int, help=f"Images, or windows of one image, in one forward pass; a run's own, else {BATCH_SIZE}.")
 @click.option("--workers", type=int, default=0, show_default=True, help="Processes that read images.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 @click.option("--amp", default="none", show_default=True, help="Precision of the forward pass: none, bf16 or fp16.")
@@ -75,15 +98,16 @@ def command(
     data: str | None,
     split: str,
     size: tuple[int, int] | None,
-    keep_ratio: bool,
-    size_divisor: int,
-    mode: str,
+    keep_ratio: bool | None,
+    size_divisor: int | None,
+    pad_multiple: int | None,
+    mode: str | None,
     crop: tuple[int, int] | None,
     stride: tuple[int, int] | None,
-    scales: str,
-    flip: bool,
-    masks: str,
-    batch_size: int,
+    scales: str | None,
+    flip: bool | None,
+    masks: str | None,
+    batch_size: int | None,
     workers: int,
     device: str,
     amp: str,
@@ -95,27 +119,32 @@ def command(
 ) -> None:
     """Measure PATH, a run's folder or a bundle: mIoU, mAcc, aAcc and IoU by class, in percent.
 
+    Images reach the network as when PATH was measured last: runs and bundles carry their protocol. Options change it.
     mmsegmentation's protocols:
 
     \b
-    ADE20K       --keep-ratio --size 512x2048
+    ADE20K       --keep-ratio --size 512x2048 --size-divisor 32
     Cityscapes   --size 1024x2048 --mode slide --crop 1024x1024 --stride 768x768
     "ms + flip"  --scales 0.5,0.75,1.0,1.25,1.5,1.75 --flip
     """
-    if mode == "slide" and crop is not None and stride is None:
-        stride = (max(1, crop[0] * 2 // 3), max(1, crop[1] * 2 // 3))
-    given = {
-        "masks": masks,
+    asked = {
+        "size": size,
+        "keep_ratio": keep_ratio,
+        "size_divisor": size_divisor,
+        "pad_multiple": pad_multiple,
         "mode": mode,
         "crop": crop,
         "stride": stride,
-        "scales": _scales(scales),
+        "scales": None if scales is None else _scales(scales),
         "flip": flip,
-        "keep_ratio": keep_ratio,
-        "size_divisor": size_divisor,
+        "masks": masks,
     }
-    where = _checked(given, size or (1, 1), batch_size, workers, amp, worst, onnx, device)
-    measured = read(path, onnx=onnx, device=device)
+    given = {name: value for name, value in asked.items() if value is not None}
+    least = {"--batch-size": (batch_size, 1), "--workers": (workers, 0), "--worst": (worst, 1)}
+    measured = read(path, onnx=onnx)
+    protocol = _checked(measured, given, least, amp, onnx)
+    where = torch.device("cpu") if onnx else resolve_device(device)
+    check_precision(amp, where)
     if (data or measured.data) is None:
         raise ConfigError(Problem("", "--data", "a bundle does not say which data to measure it on", None, "synthetic"))
     opened = open_data(str(data or measured.data))
@@ -128,35 +157,37 @@ def command(
     console = wide_console()
     with _heard(cases, len(images)) as each:
         found = evaluate(
-            measured.predict,
+            measured.load(where, protocol.pad_multiple),
             images,
             num_classes=opened.num_classes,
             classes=opened.classes,
-            size=size or measured.size,
             mean=measured.mean,
             std=measured.std,
-            batch_size=batch_size,
+            batch_size=batch_size or measured.batch_size,
             workers=workers,
             device=where,
             weights=measured.weights,
             amp=amp,
             boundary=boundary or folder is not None,
             each=each,
-            **given,  # type: ignore[arg-type]
+            **protocol.options(),
         )
-    protocol = {**found.protocol, "data": opened.spec}
-    line = f"{opened.spec}: {protocol_line(protocol)}"
+    record = {**found.protocol, "data": opened.spec}
+    changed = _changed(measured, protocol)
+    line = f"{opened.spec}: {protocol_line(record)}"
     if folder is not None and cases is not None:
-        found = replace(found, protocol=protocol)
+        found = replace(found, protocol=record)
         title = f"{Path(path).name or path} on {opened.name} {split}"
         write_report(folder, found, images, opened.classes, opened.palette, cases, title=title, line=line)
     if as_json:
         boundaries = {"boundary_per_class": dict(found.boundary_per_class)} if found.boundary_per_class else {}
         numbers = {"metrics": dict(found.values), "per_class": dict(found.per_class), **boundaries}
-        click.echo(json.dumps({**numbers, "protocol": protocol}))
+        own = {"protocol_of": measured.of if measured.protocol is not None else None, "changed": changed}
+        click.echo(json.dumps({**numbers, "protocol": record, **own}))
         return
     console.print(result_table(found.values, found.per_class, opened.classes))
     console.print(line)
+    console.print(whose(measured, changed), markup=False)
     if folder is not None:
         console.print(f"report: {folder / PAGE}")
 
@@ -168,27 +199,63 @@ def _scales(text: str) -> tuple[float, ...]:
         raise ConfigError(Problem("", "--scales", "numbers above 0, by comma", text, "0.75,1.0,1.25")) from None
 
 
-def _checked(
-    given: dict[str, Any], size: tuple[int, int], batch_size: int, workers: int, amp: str, worst: int, onnx: bool, device: str
-) -> torch.device:
-    """The device to compute on; every wrong option at once before anything is read."""
+def _checked(measured: Measured, given: Mapping[str, Any], numbers: Mapping[str, tuple[int | None, int]], amp: str, onnx: bool) -> Protocol:
+    """The protocol that was asked for; every wrong option at once, before weights and data are read."""
     problems = []
-    for name, number, least in (("--batch-size", batch_size, 1), ("--workers", workers, 0), ("--worst", worst, 1)):
-        if number < least:
+    for name, (number, least) in numbers.items():
+        if number is not None and number < least:
             problems.append(Problem("", name, f"must be a whole number from {least}", number, least))
     if amp not in PRECISIONS:
         problems.append(Problem("", "--amp", f"must be one of {', '.join(PRECISIONS)}", amp, nearest(amp, PRECISIONS)))
     elif onnx and amp != "none":
         problems.append(Problem("", "--amp", "is the module's; an ONNX file computes in the precision it was written in", amp, "none"))
+    base = measured.base
+    if onnx and given.get("pad_multiple", base.pad_multiple) != base.pad_multiple:
+        rule = "is the module's; an ONNX file pads as it was exported"
+        problems.append(Problem("", "--pad-multiple", rule, given["pad_multiple"], base.pad_multiple))
+    protocol = base
     try:
-        Protocol(size=size, **given)
+        protocol = changed_protocol(base, given)
     except ConfigError as error:
         problems += [replace(problem, where="", key=f"--{problem.key.replace('_', '-')}") for problem in error.problems]
     if problems:
         raise ConfigError(problems)
-    where = torch.device("cpu") if onnx else resolve_device(device)
-    check_precision(amp, where)
-    return where
+    return protocol
+
+
+def changed_protocol(base: Protocol, given: Mapping[str, Any]) -> Protocol:
+    """``base`` with other values of some fields, and without those of windows where there are to be none.
+
+    A crop without a stride has two thirds of it. Raises :class:`ConfigError` for what does not make sense.
+    """
+    changes = dict(given)
+    if changes.get("mode") == "whole":
+        changes = {"crop": None, "stride": None, **changes}
+    if changes.get("crop") is not None and "stride" not in changes:
+        changes["stride"] = (max(1, changes["crop"][0] * 2 // 3), max(1, changes["crop"][1] * 2 // 3))
+    return replace(base, **changes)
+
+
+def _changed(measured: Measured, protocol: Protocol) -> dict[str, Any]:
+    """What of its own protocol does not hold here: the names of fields and what they are in its own."""
+    own, now = measured.base.to_dict(), protocol.to_dict()
+    return {} if measured.protocol is None else {name: own[name] for name in own if own[name] != now[name] and name != "scale"}
+
+
+def whose(measured: Measured, changed: Mapping[str, Any]) -> str:
+    """Whose protocol that was, in a sentence."""
+    if measured.protocol is None:
+        return f"The {measured.of} does not say how it was measured; by default whole images are stretched to its size."
+    if not changed:
+        return f"That is the {measured.of}'s own protocol."
+    own = ", ".join(f"{name} {_spelled(value)}" for name, value in changed.items())
+    return f"The {measured.of}'s own protocol has {own}; the rest is as there."
+
+
+def _spelled(value: Any) -> str:
+    if isinstance(value, list):
+        return "x".join(map(str, value)) if len(value) == 2 and all(type(side) is int for side in value) else ",".join(map(str, value))
+    return str(value).lower() if isinstance(value, bool) or value is None else str(value)
 
 
 @contextlib.contextmanager
@@ -208,29 +275,45 @@ def _heard(cases: Worst | None, images: int) -> Iterator[Each | None]:
         yield each
 
 
-def read(path: str, *, onnx: bool, device: str) -> Measured:
-    """A run or a bundle as something to measure."""
+def read(path: str, *, onnx: bool) -> Measured:
+    """A run or a bundle as something to measure; raises :class:`BundleError` for anything else."""
     if (Path(path) / RUN).is_file():
         if onnx:
             raise BundleError(f"{path}: a training run has no ONNX file; make one with: nasseg export {path} --out BUNDLE")
         run = RunDir.open(path)
-        model = run.load_model().to(resolve_device(device))
         return Measured(
-            predict=functools.partial(forward, model),
+            of="run",
             classes=run.classes,
             size=run.size,
             mean=tuple(run.facts["mean"]),
             std=tuple(run.facts["std"]),
             weights="ema" if run.facts["settings"]["ema"] else "raw",
+            protocol=run.protocol,
+            load=functools.partial(_module, run.load_model),
             data=str(run.facts["data"]),
+            batch_size=int(run.facts["settings"].get("eval_batch_size", BATCH_SIZE)),
         )
-    predict, preprocessing = bundle_predictor(path, onnx=onnx, device=str(resolve_device(device)))
+    folder = bundle_folder(path)
+    facts = Preprocessing.load(folder / PREPROCESSING)
+    own = facts.evaluation
+
+    def file(device: torch.device, pad_multiple: int) -> Predict:
+        return covering(load_onnx(folder), facts.stride, pad_multiple, only=facts.size)
+
     return Measured(
-        predict=covering(predict, preprocessing.stride),
-        classes=preprocessing.classes,
-        size=preprocessing.size,
-        mean=preprocessing.mean,
-        std=preprocessing.std,
+        of="ONNX file" if onnx else "bundle",
+        classes=facts.classes,
+        size=facts.size,
+        mean=facts.mean,
+        std=facts.std,
         weights="onnx" if onnx else "bundle",
-        data=None,
+        protocol=own.at(facts.size) if own is not None and onnx else own,
+        load=file if onnx else functools.partial(_module, functools.partial(load_bundle, folder)),
     )
+
+
+def _module(load: Callable[[], SegModel], device: torch.device, pad_multiple: int) -> Predict:
+    """A network read and brought to its device, as a function to logits that cover the image."""
+    model = load()
+    model.pad_multiple = pad_multiple
+    return functools.partial(forward, model.to(device))

@@ -16,7 +16,7 @@ from nasseg.data.layouts import open_data
 from nasseg.data.layouts import original_labels as labels_of
 from nasseg.errors import ConfigError, Problem
 from nasseg.export.bundle import bundle_predictor
-from nasseg.export.predict import LARGE, Drawn, Predictor, predict_images, predict_split
+from nasseg.export.predict import LARGE, SLID, WHOLE, Drawn, Predictor, predict_images, predict_split
 from nasseg.report.overlay import percent_text
 from nasseg.training.device import resolve_device
 
@@ -31,10 +31,10 @@ MOST_NAMED = 4
 @click.option("--split", default="val", show_default=True, help="With --data: which of its splits.")
 @click.option("--number", type=int, default=4, show_default=True, help="With --data: so many images, spread evenly over the split.")
 @click.option("--out", required=True, help="Folder for NAME_overlay.png and NAME_mask.png of each image.")
-@click.option("--size", type=SIZE, help="What the network gets for an image or a window; default: the size it was trained at.")
+@click.option("--size", type=SIZE, help="What an image or a window is stretched to; default: as the network was measured.")
 @click.option("--window", type=SIZE, help="Slide a window of so many image pixels over every image, each window resized to --size.")
 @click.option("--stride", type=SIZE, help="Way from one window to the next in image pixels; default: two thirds of the window.")
-@click.option("--whole", is_flag=True, help="Never slide, however large the image.")
+@click.option("--whole", is_flag=True, help="Never through windows, however large the image.")
 @click.option("--alpha", type=float, default=0.5, show_default=True, help="How strongly colours cover the image, 0 to 1.")
 @click.option(
     "--original-labels",
@@ -61,8 +61,8 @@ def command(
 ) -> None:
     """Draw what BUNDLE sees on IMAGES (files and folders): an overlay with a legend, and a mask of class numbers.
 
-    An image is resized to the size the network was trained at, as when it was measured. One that is more than twice as high and wide as the
-    images of its validation set is cut into overlapping windows of their size instead; --window and --whole decide by hand.
+    An image is treated as when the network was measured (the bundle's evaluation protocol). One that is more than twice as high and wide as
+    the images of its validation set is cut into overlapping windows of their size instead; --window, --size and --whole decide by hand.
     """
     if bool(images) == (data is not None):
         raise ConfigError(Problem("", "IMAGES", "name images or folders, or a data set with --data, one of the two"))
@@ -71,7 +71,8 @@ def command(
     labels = None if original_labels is None else labels_of(original_labels)
     place = "cpu" if onnx else _device(device)
     forward, preprocessing = bundle_predictor(bundle, onnx=onnx, device=place)
-    predictor = Predictor(forward, preprocessing, size=size, window=window, stride=stride, whole=whole, original_labels=labels)
+    only = preprocessing.size if onnx else None
+    predictor = Predictor(forward, preprocessing, size=size, window=window, stride=stride, whole=whole, only=only, original_labels=labels)
     console = wide_console()
     drawn: list[Drawn] = []
     try:
@@ -88,7 +89,7 @@ def command(
     finally:
         if drawn:
             draw(console, drawn)
-            cut = sum(one.how != "whole" for one in drawn)
+            cut = sum(one.how not in (WHOLE, SLID) for one in drawn)
             if cut and window is None:
                 console.print(
                     f"{cut} of {len(drawn)} images are more than {LARGE:g} times as high and wide as those the network was measured on "

@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 from rich.text import Text
 
+from nasseg.cost.macs import PAD
 from nasseg.metric import label_of
 
 PLAIN_EVERY = 10.0
@@ -135,7 +136,7 @@ def protocol_line(protocol: Mapping[str, Any]) -> str:
     """How numbers were measured, in one line."""
     size, crop, stride = (protocol.get(key) and "x".join(str(side) for side in protocol[key]) for key in ("size", "crop", "stride"))
     divisor = protocol.get("size_divisor", 1)
-    resize = protocol["resize"].replace("_", " ") + (f", sides multiples of {divisor}" if divisor > 1 else "")
+    resize = protocol["resize"].replace("_", " ") + (f", sides multiples of {divisor}" if divisor > 1 else "") + _padding(protocol)
     window = "whole image" if protocol["window"] == "whole" else f"windows of {crop} every {stride}"
     scales = protocol.get("scales", [1.0])
     scale = "single scale" if scales == [1.0] else f"scale{'s' if len(scales) > 1 else ''} {', '.join(f'{scale:g}' for scale in scales)}"
@@ -145,6 +146,21 @@ def protocol_line(protocol: Mapping[str, Any]) -> str:
         f"{'with flip' if protocol['flip'] else 'no flip'}), {protocol['masks']} masks, {protocol['classes']} classes, "
         f"{protocol['ignore']} ignored, {protocol['weights']} weights{'' if precision == 'float32' else f' in {precision}'}"
     )
+
+
+def _padding(protocol: Mapping[str, Any]) -> str:
+    """What the network does with sides that are no multiples of 32, where it may meet such."""
+    multiple = protocol.get("pad_multiple", PAD)
+    if protocol["window"] == "slide":
+        meets = any(side % PAD for side in protocol["crop"])
+    elif protocol.get("size_divisor", 1) % PAD == 0:
+        meets = False
+    else:
+        several = protocol["resize"] == "keep_ratio" or protocol.get("scales", [1.0]) != [1.0]
+        meets = several or any(side % PAD for side in protocol["size"])
+    if not meets:
+        return ""
+    return ", not padded" if multiple == 1 else f", padded to multiples of {multiple}"
 
 
 def _clock(seconds: float) -> str:

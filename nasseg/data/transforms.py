@@ -67,7 +67,7 @@ class TrainTransform:
         ignore_index: int = IGNORE,
     ) -> None:
         """Raises ConfigError with everything out of range at once."""
-        problems = _size_problems(size) + _norm_problems(mean, std)
+        problems = _size_problems(size) + _norm_problems(mean, std, channels=3)
         if not 0 < scale[0] <= scale[1]:
             problems.append(Problem("transform", "scale", "two numbers above 0, the smaller first", tuple(scale), (0.5, 2.0)))
         if not 0 <= flip <= 1:
@@ -140,12 +140,14 @@ class TrainTransform:
 class EvalTransform:
     """``transform(image) -> x_CHW``: resized to exactly H×W (antialiased bilinear; the aspect is not kept), normalised.
 
+    ``mean`` and ``std`` have a number for each channel: three, or one for grey images (H, W, 1).
+
     The mask keeps its own size: logits are resized to it before the comparison (:mod:`nasseg.training.evaluate`).
     """
 
     def __init__(self, size: Size, mean: Sequence[float], std: Sequence[float]) -> None:
         """Raises ConfigError for a size or normalisation out of range."""
-        problems = _size_problems(size) + _norm_problems(mean, std)
+        problems = _size_problems(size) + _norm_problems(mean, std, channels=1 if len(mean) == 1 else 3)
         if problems:
             raise ConfigError(problems)
         self.size = (int(size[0]), int(size[1]))
@@ -173,10 +175,11 @@ def _size_problems(size: Size) -> list[Problem]:
     return [] if fits else [Problem("transform", "size", "two whole numbers, height and width, from 1 up", size, (512, 512))]
 
 
-def _norm_problems(mean: Sequence[float], std: Sequence[float]) -> list[Problem]:
+def _norm_problems(mean: Sequence[float], std: Sequence[float], *, channels: int) -> list[Problem]:
+    count, of = ("three numbers", "each channel of an RGB image") if channels == 3 else ("one number", "the channel of a grey image")
     problems = []
-    if len(mean) != 3:
-        problems.append(Problem("transform", "mean", "three numbers, one for each channel of an RGB image", tuple(mean)))
-    if len(std) != 3 or not all(s > 0 for s in std):
-        problems.append(Problem("transform", "std", "three numbers above 0, one for each channel of an RGB image", tuple(std)))
+    if len(mean) != channels:
+        problems.append(Problem("transform", "mean", f"{count}, one for {of}", tuple(mean)))
+    if len(std) != channels or not all(s > 0 for s in std):
+        problems.append(Problem("transform", "std", f"{count} above 0, one for {of}", tuple(std)))
     return problems

@@ -139,6 +139,8 @@ def export_run(
         stride=model.stride,
         in_chans=int(known["in_chans"]),
         image_size=None if split is None else typical_size(split),
+        pad_multiple=model.pad_multiple,
+        evaluation=folder.protocol,
     )
     facts = Facts(
         trainer=known["trainer"],
@@ -180,7 +182,7 @@ def load_bundle(path: str | os.PathLike[str]) -> SegModel:
     preprocessing = Preprocessing.load(folder / PREPROCESSING)
     try:
         genotype = Genotype.load(folder / GENOTYPE)
-        model = build(genotype, preprocessing.num_classes, in_chans=preprocessing.in_chans)
+        model = build(genotype, preprocessing.num_classes, in_chans=preprocessing.in_chans, pad_multiple=preprocessing.pad_multiple)
     except ConfigError as error:
         raise BundleError(f"{folder}: its genotype cannot be built: {error}") from error
     load_weights(model, folder / WEIGHTS)
@@ -192,7 +194,8 @@ def load_bundle(path: str | os.PathLike[str]) -> SegModel:
 def bundle_predictor(path: str | os.PathLike[str], *, onnx: bool = False, device: str = "cpu") -> tuple[Forward, Preprocessing]:
     """A bundle as a function from normalised images to logits (CPU tensors), and what to feed it: for ``evaluate`` and ``predict``.
 
-    ``onnx`` runs ``model.onnx`` in ONNX Runtime on the CPU instead of the module on ``device``. Raises :class:`BundleError`.
+    The logits stand for whole cells: :func:`nasseg.training.evaluate.covering` makes them cover an image of any size. ``onnx`` runs
+    ``model.onnx`` in ONNX Runtime on the CPU instead of the module on ``device``: it takes images of one size. Raises :class:`BundleError`.
     """
     folder = bundle_folder(path)
     preprocessing = Preprocessing.load(folder / PREPROCESSING)
@@ -241,8 +244,8 @@ def typical_size(split: Split, sample: int = 16) -> tuple[int, int]:
 
 
 def _fits(model: SegModel, preprocessing: Preprocessing) -> None:
-    given = {"classes": preprocessing.num_classes, "stride": preprocessing.stride}
-    owned = {"classes": model.num_classes, "stride": model.stride}
+    given = {"classes": preprocessing.num_classes, "stride": preprocessing.stride, "pad_multiple": preprocessing.pad_multiple}
+    owned = {"classes": model.num_classes, "stride": model.stride, "pad_multiple": model.pad_multiple}
     wrong = [f"{given[name]} {name}, the network has {owned[name]}" for name in given if given[name] != owned[name]]
     if wrong:
         raise BundleError(f"preprocessing does not fit the network: {'; '.join(wrong)}")

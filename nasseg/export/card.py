@@ -14,12 +14,13 @@ import timm
 from nasseg.cost.cost import PARTS, Cost
 from nasseg.export.onnx_file import OPSET
 from nasseg.export.parity import LOGIT_TOLERANCE, MIOU_TOLERANCE, Parity
-from nasseg.export.preprocessing import RESIZE, Preprocessing
+from nasseg.export.preprocessing import Preprocessing
 from nasseg.genes.genotype import Genotype
 from nasseg.metric import label_and_split
 from nasseg.models.backbones.pretrained import origin_of
 from nasseg.models.backbones.registry import parse_name
 from nasseg.models.folding import Folding
+from nasseg.training.protocol import Protocol
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +58,7 @@ def card(
     sections = [
         _head(genotype, preprocessing, cost),
         _accuracy(preprocessing, facts),
-        _use(preprocessing),
+        _use(preprocessing, parity),
         _files(preprocessing, folding, strips=any(genes is not None and genes.rank == 1 for genes in genotype.stages)),
         _cost(genotype, cost),
         _training(facts),
@@ -107,7 +108,8 @@ def _head(genotype: Genotype, p: Preprocessing, cost: Cost) -> str:
                 ("", ""),
                 [
                     ("classes", ", ".join(p.classes)),
-                    ("image size", f"{height}x{width} (height x width), images are resized to it ({RESIZE.partition(',')[0]})"),
+                    ("image size", f"{height}x{width} (height x width) in the exported files, to which images are resized"),
+                    ("measured on", f"{_seen(p.evaluation)}"),
                     ("parameters", _count(cost.params)),
                     ("MACs", f"{_count(cost.macs)} for one image"),
                     ("decoder", f"`{genotype.short()}`"),
@@ -116,6 +118,20 @@ def _head(genotype: Genotype, p: Preprocessing, cost: Cost) -> str:
             ),
         ]
     )
+
+
+def _seen(protocol: Protocol | None) -> str:
+    """How images reached the network when it was measured, in words."""
+    if protocol is None:
+        return "not known"
+    size = _plain(protocol.size)
+    text = f"images stretched to {size}" if not protocol.keep_ratio else f"the largest that fits {size}, aspect kept"
+    if protocol.size_divisor > 1:
+        text += f", sides rounded up to multiples of {protocol.size_divisor}"
+    text += ", padded to multiples of " + str(protocol.pad_multiple) if protocol.pad_multiple > 1 else ", not padded"
+    if protocol.crop is not None and protocol.stride is not None:
+        text += f"; windows of {_plain(protocol.crop)} every {_plain(protocol.stride)}"
+    return text + (f"; scales {_plain(protocol.scales)}" if protocol.scales != (1.0,) else "") + ("; mirrored too" if protocol.flip else "")
 
 
 def _accuracy(p: Preprocessing, facts: Facts) -> str:
@@ -137,7 +153,7 @@ def _accuracy(p: Preprocessing, facts: Facts) -> str:
     return "\n".join(lines)
 
 
-def _use(p: Preprocessing) -> str:
+def _use(p: Preprocessing, parity: Parity) -> str:
     return f"""## Use
 
 With ONNX Runtime alone, in this folder:
@@ -146,7 +162,9 @@ With ONNX Runtime alone, in this folder:
 {onnxruntime_example()}
 ```
 
-With nasseg, on images of any size (`nasseg predict . IMAGE… --out DIR` draws them):
+{_as_measured(p, parity)}
+
+With nasseg, on images of any size (`nasseg predict . IMAGE… --out DIR` draws them as they were measured):
 
 ```python
 import nasseg
@@ -161,6 +179,23 @@ with torch.inference_mode():
 With torch alone: `torch.export.load("model.pt2").module()` is the same function, for batches of {p.size[0]}x{p.size[1]} images."""
 
 
+def _as_measured(p: Preprocessing, parity: Parity) -> str:
+    """Whether the ONNX Runtime example sees images as the accuracy was measured, and what it reaches where it does not."""
+    size = f"{p.size[0]}x{p.size[1]}"
+    if p.evaluation is None:
+        return f"That stretches every image to {size}; how the network was measured is not known."
+    stretched = Protocol(size=p.size, pad_multiple=p.pad_multiple)
+    if p.evaluation == stretched:
+        return f"That stretches every image to {size}, which is how the accuracy above was measured."
+    found = ""
+    if parity.miou is not None and p.evaluation.at(p.size) == stretched:
+        found = f": so measured, the module has {parity.miou:.2f} % mIoU over {parity.images} images of the validation split"
+    return (
+        f"That stretches every image to {size}, the one size the exported files take. The accuracy above was measured otherwise "
+        f"(see its protocol), and holds for `nasseg eval .` and `nasseg predict .`{found}."
+    )
+
+
 def onnxruntime_example() -> str:
     """From ``image.png`` to ``mask.png`` with the files of a bundle, numpy, Pillow and ONNX Runtime."""
     return """\
@@ -171,12 +206,20 @@ import onnxruntime
 from PIL import Image
 
 p = json.loads(Path("preprocessing.json").read_text())
+session = onnxruntime.InferenceSession("model.onnx")
 image = Image.open("image.png").convert("RGB")
 pixels = np.asarray(image.resize(p["size"][::-1], Image.Resampling.BILINEAR))
-x = (pixels * p["scale"] - p["mean"]) / p["std"]
-logits = onnxruntime.InferenceSession("model.onnx").run(["logits"], {"image": x.transpose(2, 0, 1)[None].astype(np.float32)})[0]
-mask = Image.fromarray(logits[0].argmax(0).astype(np.uint8)).resize(image.size, Image.Resampling.NEAREST)
-mask.save("mask.png")"""
+x = ((pixels * p["scale"] - p["mean"]) / p["std"]).transpose(2, 0, 1)[None].astype(np.float32)
+logits = session.run(["logits"], {"image": x})[0][0]
+
+# The logits of each class are enlarged to the image first, then the largest wins: class numbers cannot be enlarged as finely.
+best = np.full(image.size[::-1], -np.inf, dtype=np.float32)
+mask = np.zeros(image.size[::-1], dtype=np.uint8)
+for number, plane in enumerate(logits):
+    enlarged = Image.fromarray(plane).resize(image.size, Image.Resampling.BILINEAR, box=(0, 0, *p["image_cells"][::-1]))
+    mask[np.asarray(enlarged) > best] = number
+    best = np.maximum(best, enlarged)
+Image.fromarray(mask).save("mask.png")"""
 
 
 def _files(p: Preprocessing, folding: Folding, *, strips: bool) -> str:
@@ -263,8 +306,8 @@ def _limits(genotype: Genotype, p: Preprocessing, facts: Facts) -> str:
         "",
         "- It knows its classes only: anything else in a picture is given one of them.",
         "- Its numbers hold for images like those it was measured on.",
-        f"- Images are resized to {p.size[0]}x{p.size[1]}; things much smaller or larger than in its training are found less well.",
-        "- ONNX and program files take images of that size only; the module takes any.",
+        "- Things much smaller or larger than in its training are found less well.",
+        f"- ONNX and program files take images of {p.size[0]}x{p.size[1]} only; the module takes any.",
         f"- {licence_note(genotype.backbone, facts.pretrained, facts.weights)}",
         "- The licence of the training images may bind how the weights are used.",
     ]

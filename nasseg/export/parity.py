@@ -15,7 +15,7 @@ from nasseg.errors import ExportFailed
 from nasseg.export.predict import fit
 from nasseg.export.preprocessing import Preprocessing
 from nasseg.export.program import first_line
-from nasseg.training.evaluate import evaluate
+from nasseg.training.evaluate import covering, evaluate
 from nasseg.training.windows import Forward
 
 LOGIT_TOLERANCE = 1e-3
@@ -140,7 +140,14 @@ def _agreement(
 
 
 def _miou(forward: Forward, part: Split, facts: Preprocessing) -> float:
-    """mIoU in percent, as training measures it."""
+    """mIoU in percent by the protocol closest to the network's that a file of one size can be measured by."""
     return evaluate(
-        forward, part, num_classes=facts.num_classes, classes=facts.classes, size=facts.size, mean=facts.mean, std=facts.std, batch_size=4
+        covering(forward, facts.stride, facts.pad_multiple, only=facts.size),
+        part,
+        num_classes=facts.num_classes,
+        classes=facts.classes,
+        mean=facts.mean,
+        std=facts.std,
+        batch_size=4,
+        **facts.protocol.at(facts.size).options(),
     ).miou

@@ -7,7 +7,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +25,9 @@ from nasseg.export.pictures import find_images, read_picture
 from nasseg.export.preprocessing import Preprocessing
 from nasseg.files import write_atomic
 from nasseg.report.overlay import Share, class_shares, draw_overlay, palette_image
-from nasseg.training.windows import Forward, label_rows, slide, whole_cells
+from nasseg.training.evaluate import Looker, covering
+from nasseg.training.protocol import Protocol
+from nasseg.training.windows import AT_ONCE, STRIP_BYTES, Forward, label_rows, slide, whole_cells
 
 Size = tuple[int, int]
 Pixels = NDArray[np.uint8]
@@ -36,9 +38,16 @@ OVERLAP = 1 / 3
 """Share of a window that it has in common with the next, unless a stride is given."""
 
 
+WHOLE = "whole"
+SLID = "windows, as measured"
+
+
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """``mask_HW``: the class of every pixel of the picture, uint8. ``how``: ``whole``, or how many windows of which size."""
+    """``mask_HW``: the class of every pixel of the picture, uint8.
+
+    ``how``: :data:`WHOLE`; :data:`SLID`, where the network was measured through windows; or how many windows of which size.
+    """
 
     mask_HW: Pixels
     how: str
@@ -47,13 +56,19 @@ class Prediction:
 class Predictor:
     """Pictures (uint8, (H, W, 3) RGB) to classes.
 
-    *Whole*: the picture is resized to ``size`` as in evaluation, its logits are resized back to the picture and the largest wins.
+    *As measured*: the picture is treated as the network's evaluation protocol (``preprocessing.protocol``) treats an image: brought to
+    the same size, whole or through the same windows; its logits are resized back to the picture and the largest wins. ``size`` has it
+    stretched to that and taken whole instead.
 
     *Windows*: pictures that are large (more than :data:`LARGE` times ``preprocessing.image_size`` on both sides), or all when ``window`` is
     given, are cut into overlapping windows of ``window`` pixels (default: ``image_size``, so that things appear at the scale they were
-    learnt at), each resized to ``size``; logits are averaged where windows overlap. ``stride`` is the way from one window to the next,
-    default two thirds of the window. ``whole=True`` switches windows off. Memory is bounded by one row of windows and some strips, not by
+    learnt at), each resized to ``size``, by default to what the protocol makes of an image that large; logits are averaged where windows
+    overlap. ``stride`` is the way from one window to the next, default two thirds of the window. ``whole=True`` takes every picture in one
+    piece, also where the network was measured through windows. Memory is bounded by one row of windows and some strips, not by
     the picture's area times the classes.
+
+    ``only`` is the one size ``forward`` takes, where it is an exported file: the protocol is then the closest that has it
+    (:meth:`nasseg.training.protocol.Protocol.at`).
 
     ``original_labels``: the number each class gets in mask files instead of its own, such as ADE20K's 1…150.
 
@@ -70,6 +85,7 @@ class Predictor:
         window: Size | None = None,
         stride: Size | None = None,
         whole: bool = False,
+        only: Size | None = None,
         original_labels: Sequence[int] | None = None,
     ) -> None:
         self.forward = forward
@@ -78,7 +94,24 @@ class Predictor:
             rule = f"must be of a data set of the network's {len(preprocessing.classes)} classes"
             raise ConfigError(Problem("", "--original-labels", rule, f"{len(original_labels)} labels"))
         self.preprocessing = preprocessing
-        self.size = size or preprocessing.size
+        protocol = preprocessing.protocol if only is None else preprocessing.protocol.at(only)
+        if size is not None:
+            protocol = Protocol(size=size, pad_multiple=protocol.pad_multiple)
+        elif whole and protocol.mode == "slide":
+            protocol = replace(protocol, mode="whole", crop=None, stride=None)
+        self.protocol = protocol
+        self.looker = Looker(
+            covering(forward, preprocessing.stride, preprocessing.pad_multiple, only=only),
+            protocol,
+            preprocessing.num_classes,
+            preprocessing.mean,
+            preprocessing.std,
+            torch.device("cpu"),
+            channels_last=False,
+            amp="none",
+            batch_size=AT_ONCE,
+            whole_bytes=STRIP_BYTES,
+        )
         self.window = window
         self.whole = whole
         if whole and (window or stride):
@@ -98,7 +131,7 @@ class Predictor:
         """Segment one image of any size."""
         window = self._window_for(image_HW3.shape[:2])
         image_HWC = _channels(image_HW3, self.preprocessing.in_chans)
-        return self._in_one(image_HWC) if window is None else self._in_windows(image_HWC, window)
+        return self._as_measured(image_HWC) if window is None else self._in_windows(image_HWC, window)
 
     def _window_for(self, shape: Sequence[int]) -> Size | None:
         """Pixels of the picture in one window, or None to take it whole."""
@@ -109,21 +142,19 @@ class Predictor:
             return usual
         return None
 
-    def _in_one(self, image_HWC: Pixels) -> Prediction:
-        height, width = image_HWC.shape[:2]
-        x_CHW = self.preprocessing.normalise(fit(image_HWC, self.size))
-        logits_Khw = self.forward(x_CHW[None])[0]
-        grid = (logits_Khw.shape[1], logits_Khw.shape[2])
-        return Prediction(label_rows([logits_Khw], grid, (height, width)), "whole")
+    def _as_measured(self, image_HWC: Pixels) -> Prediction:
+        with torch.no_grad():
+            mask_HW = self.looker.label_image(np.require(image_HWC, requirements=["C", "W"])).numpy().astype(np.uint8)
+        return Prediction(mask_HW, WHOLE if self.protocol.mode == "whole" else SLID)
 
     def _in_windows(self, image_HWC: Pixels, window: Size) -> Prediction:
         height, width = image_HWC.shape[:2]
-        stride = self.preprocessing.stride
+        stride, size = self.preprocessing.stride, self.protocol.fitted(window)
         # Pixels of the picture to pixels of the network, those to cells; the picture is stretched by half a cell at most.
-        scale = (self.size[0] / window[0], self.size[1] / window[1])
+        scale = (size[0] / window[0], size[1] / window[1])
         grid = (whole_cells(height * scale[0], stride), whole_cells(width * scale[1], stride))
         seen_HWC = fit(image_HWC, (grid[0] * stride, grid[1] * stride))
-        cells = (max(1, self.size[0] // stride), max(1, self.size[1] // stride))
+        cells = (max(1, size[0] // stride), max(1, size[1] // stride))
         spacing = self.spacing or (max(1, math.ceil(window[0] * (1 - OVERLAP))), max(1, math.ceil(window[1] * (1 - OVERLAP))))
         step = tuple(max(1, math.floor(s * f / stride)) for s, f in zip(spacing, scale, strict=True))
         count = 0
@@ -132,9 +163,9 @@ class Predictor:
             nonlocal count
             count += 1
             y, x = top * stride, left * stride
-            part_CHW = self.preprocessing.normalise(seen_HWC[y : y + self.size[0], x : x + self.size[1]])
+            part_CHW = self.preprocessing.normalise(seen_HWC[y : y + size[0], x : x + size[1]])
             # What lies beyond the picture is the mean colour, as in training.
-            return F.pad(part_CHW, (0, self.size[1] - part_CHW.shape[2], 0, self.size[0] - part_CHW.shape[1]))
+            return F.pad(part_CHW, (0, size[1] - part_CHW.shape[2], 0, size[0] - part_CHW.shape[1]))
 
         rows = slide(self.forward, cut, grid, cells, (step[0], step[1]))
         mask_HW = label_rows(rows, grid, (height, width))

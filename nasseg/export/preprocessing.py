@@ -16,9 +16,11 @@ from torch import Tensor
 
 from nasseg.errors import BundleError
 from nasseg.files import write_atomic
+from nasseg.models.ops import PAD_MULTIPLE
+from nasseg.training.protocol import Protocol
 
-FORMAT = 1
-"""Version of ``preprocessing.json``; a reader refuses a higher one."""
+FORMAT = 2
+"""Version of ``preprocessing.json``; a reader refuses a higher one. 2 says what the network pads to, and how it was measured."""
 INPUT, OUTPUT = "image", "logits"
 """Names of the one input and the one output of the ONNX file."""
 SCALE = 1 / 255
@@ -33,8 +35,9 @@ class Preprocessing:
     """The border between pixels and network.
 
     ``input = (resize(pixels) * scale - mean) / std``, (B, in_chans, *size) float32, RGB. The network answers with logits (B, K, h, w),
-    ``h = ceil(size[0] / stride)``. ``size`` is the (height, width) the network was trained and measured at; ``image_size`` the median size
-    of the images before that resizing, where known: it tells which pictures are large for this network.
+    ``h = ceil(size[0] / stride)``. ``size`` is the (height, width) of the exported files' input; ``image_size`` the median size of the
+    validation images before any resizing, where known: it tells which pictures are large for this network. ``pad_multiple`` is what the
+    network pads images to (:class:`nasseg.models.segmenter.SegModel`), ``evaluation`` how it was measured, where that is known.
     """
 
     classes: tuple[str, ...]
@@ -45,6 +48,8 @@ class Preprocessing:
     stride: int
     in_chans: int = 3
     image_size: tuple[int, int] | None = None
+    pad_multiple: int = PAD_MULTIPLE
+    evaluation: Protocol | None = None
 
     def __post_init__(self) -> None:
         problems = []
@@ -60,6 +65,8 @@ class Preprocessing:
             problems.append(f"stride {self.stride}, which is none of 4, 8, 16, 32")
         if any(side < 1 for size in (self.size, self.image_size or (1, 1)) for side in size):
             problems.append("a size without pixels")
+        if self.evaluation is not None and self.evaluation.pad_multiple != self.pad_multiple:
+            problems.append(f"a network that pads to {self.pad_multiple} and was measured padding to {self.evaluation.pad_multiple}")
         if problems:
             raise BundleError(f"preprocessing does not fit together: {'; '.join(problems)}")
 
@@ -72,6 +79,19 @@ class Preprocessing:
     def logits_size(self) -> tuple[int, int]:
         """(height, width) of the logits of one image of ``size``."""
         return -(-self.size[0] // self.stride), -(-self.size[1] // self.stride)
+
+    @property
+    def image_cells(self) -> tuple[float, float]:
+        """Rows and columns of the logits that an image of ``size`` covers: all of them, but for the part of the last ones that lies beyond
+        an image that is padded and whose sides ``stride`` does not divide."""
+        if self.pad_multiple == 1:
+            return self.logits_size
+        return self.size[0] / self.stride, self.size[1] / self.stride
+
+    @property
+    def protocol(self) -> Protocol:
+        """How the network is measured: as it was, or, where that is not known, on whole images stretched to ``size``."""
+        return self.evaluation or Protocol(size=self.size, pad_multiple=self.pad_multiple)
 
     def normalise(self, pixels_HWC: NDArray[np.uint8]) -> Tensor:
         """uint8 pixels, already of the size the network shall see, to its float32 input (C, H, W)."""
@@ -97,11 +117,14 @@ class Preprocessing:
             "std": list(self.std),
             "stride": self.stride,
             "logits_size": list(self.logits_size),
+            "image_cells": list(self.image_cells),
+            "pad_multiple": self.pad_multiple,
             "num_classes": self.num_classes,
             "classes": list(self.classes),
             "palette": [list(colour) for colour in self.palette],
             "ignore_index": IGNORE,
             "image_size": None if self.image_size is None else list(self.image_size),
+            "evaluation": None if self.evaluation is None else self.evaluation.to_dict(),
         }
 
     @classmethod
@@ -113,7 +136,7 @@ class Preprocessing:
         if version > FORMAT:
             raise BundleError(f"{where}: format {version} was written by a newer nasseg; this one reads format {FORMAT}")
         try:
-            image_size = raw.get("image_size")
+            image_size, evaluation = raw.get("image_size"), raw.get("evaluation")
             return cls(
                 classes=tuple(str(name) for name in raw["classes"]),
                 palette=tuple(_colour(colour) for colour in raw["palette"]),
@@ -123,6 +146,9 @@ class Preprocessing:
                 stride=int(raw["stride"]),
                 in_chans=int(raw["in_chans"]),
                 image_size=None if image_size is None else _pair(image_size),
+                # Format 1 has neither: its networks pad to 32, and how they were measured is not known.
+                pad_multiple=int(raw.get("pad_multiple", PAD_MULTIPLE)),
+                evaluation=None if evaluation is None else Protocol.from_dict(evaluation),
             )
         except KeyError as error:
             raise BundleError(f"{where}: key {error.args[0]!r} is missing") from error

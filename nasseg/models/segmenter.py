@@ -91,6 +91,16 @@ class SegModel(nn.Module):
         return features
 
 
+def covers(module: nn.Module, height: int, width: int) -> bool:
+    """Whether the cells of ``module``'s logits cover an image of this size exactly, so that resizing them to it puts each in its place.
+
+    They do where its stride divides the sides and where nothing is padded; elsewhere they reach beyond the image, and
+    :meth:`SegModel.predict` resizes and crops them.
+    """
+    stride = int(getattr(module, "stride", 1))
+    return int(getattr(module, "pad_multiple", PAD_MULTIPLE)) == 1 or (height % stride == 0 and width % stride == 0)
+
+
 def build(
     genotype: Genotype,
     num_classes: int,

@@ -73,7 +73,12 @@ class TrainingConfig(BaseModel):
         default=0.1, ge=0, description="the backbone's learning rate is lr times this; left out, a backbone from scratch takes 1"
     )
     weight_decay: float = Field(
-        default=0.01, ge=0, description="decoupled weight decay, per unit of learning rate; none on norms, biases and 1-d weights"
+        default=0.01, ge=0, description="decoupled weight decay, per unit of learning rate, of the weights that decay_rule names"
+    )
+    decay_rule: Literal["matrices", "mmsegmentation"] = Field(
+        default="matrices",
+        description="matrices: norms, biases and other 1-d weights do not decay; mmsegmentation: all decays but the norms of the backbone, "
+        "as its configurations for transformers have it",
     )
     warmup: float = Field(default=0.05, ge=0, lt=1, description="share of the iterations over which the learning rate rises linearly to lr")
     warmup_iterations: int = Field(
@@ -92,6 +97,11 @@ class TrainingConfig(BaseModel):
         title=LEGAL_LOSS,
         description="cross_entropy; ohem: its hardest pixels only; boundary: weighted towards the borders of classes; dice: soft Dice; "
         "lovasz: Lovász-softmax; cross_entropy_dice and cross_entropy_lovasz: sums; or any weighted sum such as cross_entropy+0.5*dice",
+    )
+    loss_average: Literal["counted", "all"] = Field(
+        default="counted",
+        description="what cross_entropy, ohem and boundary are divided by: the pixels that count, weighted as they are, or all pixels of "
+        "the batch, those labelled 255 too (mmsegmentation's avg_non_ignore=False, its default)",
     )
     aux_loss: float = Field(
         default=0.0,
@@ -118,6 +128,11 @@ class TrainingConfig(BaseModel):
         default=0.0, ge=0, lt=1, description="probability with which a residual branch of backbone or decoder is skipped (stochastic depth)"
     )
     dropout: float = Field(default=0.0, ge=0, lt=1, description="probability with which a channel of the fused map is dropped")
+    pad_multiple: Literal[1, 32] = Field(
+        default=32,
+        description="32: images whose sides are no multiples of it are padded with the mean colour inside the network; 1: the network runs "
+        "on them as they are, from 32x32 (mmsegmentation's SegFormer). In training and validation",
+    )
     freeze_backbone: bool = Field(
         default=False, description="train the decoder only; the backbone keeps its weights and its normalisation statistics"
     )
@@ -216,6 +231,11 @@ class TrainingConfig(BaseModel):
     eval_keep_ratio: bool = Field(
         default=False, description="a validation's images keep their aspect and become the largest that fits eval_size either way round"
     )
+    eval_size_divisor: int = Field(
+        default=1,
+        ge=1,
+        description="both sides of a validation's images are resized up to a multiple of this (SegFormer, SegNeXt and MetaSeg: 32)",
+    )
     metrics: list[str] = Field(
         default=[],
         title="a list of " + ", ".join(metric.pattern for metric in METRICS if metric.on_request),
@@ -249,6 +269,8 @@ class TrainingConfig(BaseModel):
             "masks": self.masks,
             "mode": self.eval_mode,
             "keep_ratio": self.eval_keep_ratio,
+            "size_divisor": self.eval_size_divisor,
+            "pad_multiple": self.pad_multiple,
         }
         if self.eval_mode == "slide":
             thirds = (max(1, size[0] * 2 // 3), max(1, size[1] * 2 // 3))

@@ -50,6 +50,7 @@ def evaluate(
     flip: bool = False,
     keep_ratio: bool = False,
     size_divisor: int = 1,
+    pad_multiple: int = PAD_MULTIPLE,
     batch_size: int = 8,
     workers: int = 0,
     cache: bool = False,
@@ -67,10 +68,11 @@ def evaluate(
     """mIoU, mAcc, aAcc in percent over ``split``, with their protocol.
 
     ``size``, ``mode``, ``crop``, ``stride``, ``scales``, ``flip``, ``keep_ratio``, ``size_divisor``, ``masks``: how images reach the
-    network, see :class:`~nasseg.training.protocol.Protocol`. By default each image is resized to ``size`` (height, width), whole and at one
-    scale, and normalised. With ``masks`` ``original`` its logits are resized (bilinear, corners not aligned) to its mask's own size and
-    compared there: mmsegmentation's way, for images of any size. With ``resized`` the mask is brought to ``size`` instead (nearest), which
-    is cheaper and flatters thin classes less: for comparing candidates with each other, not with published numbers.
+    network, see :class:`~nasseg.training.protocol.Protocol`; ``pad_multiple`` is what ``predict`` pads them to. By default each image is
+    resized to ``size`` (height, width), whole and at one scale, and normalised. With ``masks`` ``original`` its logits are resized
+    (bilinear, corners not aligned) to its mask's own size and compared there: mmsegmentation's way, for images of any size. With
+    ``resized`` the mask is brought to ``size`` instead (nearest), which is cheaper and flatters thin classes less: for comparing candidates
+    with each other, not with published numbers.
 
     ``amp`` is the precision of the forward pass (``none``, ``bf16``, ``fp16``); ``weights`` (``raw`` or ``ema``) only goes into the
     protocol. ``boundary`` adds the boundary IoU, ``metrics`` further numbers by name, such as ``iou[crop,weed]``
@@ -93,6 +95,7 @@ def evaluate(
         flip=flip,
         keep_ratio=keep_ratio,
         size_divisor=size_divisor,
+        pad_multiple=pad_multiple,
     )
     names = [read_metric(name, classes=classes, splits=(), where="evaluation") for name in metrics]
     boundary = boundary or any(name.metric.name == "boundary_iou" for name in names)
@@ -145,18 +148,24 @@ def evaluate_splits(predict: Predict, data: DataSet, *, test: bool = False, **op
     return found
 
 
-def covering(predict: Predict, stride: int) -> Predict:
+def covering(predict: Predict, stride: int, pad_multiple: int = PAD_MULTIPLE, *, only: Size | None = None) -> Predict:
     """``predict`` of a network with ``stride`` whose logits stand for whole cells, made to cover exactly the image it is given.
 
-    Where the stride does not divide an image's sides, the last cells reach beyond it: the image is then padded with the mean colour to
-    multiples of 32, as the network itself does, its logits are resized to that and cut to the image.
+    Where the stride does not divide an image's sides, the last cells of a network that pads reach beyond it: the image is then padded with
+    the mean colour to ``pad_multiple``, as the network itself does, its logits are resized to that and cut to the image. One that does not
+    pad (``pad_multiple`` 1) covers the image as it is. A file that takes images of one size, ``only``, is given those as they are, and
+    the cells of its logits, ``stride`` pixels each, are resized and cut likewise.
     """
 
     def exact(x_BCHW: Tensor) -> Tensor:
         H, W = x_BCHW.shape[-2:]
-        if H % stride == 0 and W % stride == 0:
+        if pad_multiple == 1 or (H % stride == 0 and W % stride == 0):
             return predict(x_BCHW)
-        x_BCHW = F.pad(x_BCHW, (0, -W % PAD_MULTIPLE, 0, -H % PAD_MULTIPLE))
+        if only == (H, W):
+            logits_BKhw = predict(x_BCHW).float()
+            whole = (logits_BKhw.shape[2] * stride, logits_BKhw.shape[3] * stride)
+            return F.interpolate(logits_BKhw, size=whole, mode="bilinear", align_corners=False)[:, :, :H, :W]
+        x_BCHW = F.pad(x_BCHW, (0, -W % pad_multiple, 0, -H % pad_multiple))
         return F.interpolate(predict(x_BCHW).float(), size=x_BCHW.shape[-2:], mode="bilinear", align_corners=False)[:, :, :H, :W]
 
     return exact
@@ -175,6 +184,13 @@ class Looker:
     channels_last: bool
     amp: str
     batch_size: int
+    whole_bytes: int = WHOLE_BYTES
+
+    def label_image(self, image_HW3: UInt8) -> Tensor:
+        """The classes (H, W) of one image, at its own size."""
+        many = len(self.protocol.scales) > 1
+        enter = Whole() if many else Enter(self.protocol, self.mean, self.std)
+        return self._one(enter(image_HW3)[None], image_HW3.shape[:2], many)
 
     def label(self, split: Split, workers: int, cache: bool) -> Iterator[tuple[str, Tensor, Tensor]]:
         """(id, classes (H, W) on the device, mask (H, W) uint8 on the CPU) of each image, in the split's order."""
@@ -186,7 +202,7 @@ class Looker:
             targets = [self._target(mask_HW) for mask_HW in masks_B]
             if plain:
                 logits_BKhw = self._forward(x_BCHW.to(self.device))
-                labels = [_labels(logits_Khw, y.shape) for logits_Khw, y in zip(logits_BKhw, targets, strict=True)]
+                labels = [self._labels(logits_Khw, y.shape) for logits_Khw, y in zip(logits_BKhw, targets, strict=True)]
             else:
                 labels = [self._one(x_BCHW, targets[0].shape, many)]
             yield from zip(ids, labels, targets, strict=True)
@@ -196,7 +212,7 @@ class Looker:
         total_KHW: Tensor | None = None
         for logits_Khw in self._looks(x_1CHW, many):
             if not many and not self.protocol.flip:
-                return _labels(logits_Khw, shape)
+                return self._labels(logits_Khw, shape)
             seen_KHW = _resized(logits_Khw, shape).softmax(0)
             total_KHW = seen_KHW if total_KHW is None else total_KHW.add_(seen_KHW)
         assert total_KHW is not None  # a protocol has a scale
@@ -241,6 +257,14 @@ class Looker:
             raise DataError(f"the network gives {logits_BKhw.shape[1]} classes, the data set has {self.num_classes}")
         return logits_BKhw.to(self.device).float()
 
+    def _labels(self, logits_Khw: Tensor, size: Sequence[int]) -> Tensor:
+        """The most likely class of each pixel at ``size``; logits that would fill the memory are resized some rows at a time."""
+        height, width = size
+        if 4 * len(logits_Khw) * height * width <= self.whole_bytes:
+            return _resized(logits_Khw, size).argmax(0)
+        grid = (logits_Khw.shape[1], logits_Khw.shape[2])
+        return torch.from_numpy(label_rows([logits_Khw.cpu()], grid, (height, width))).to(logits_Khw.device)
+
     def _target(self, mask_HW: UInt8) -> Tensor:
         target_HW = torch.from_numpy(np.ascontiguousarray(mask_HW))
         if self.protocol.masks == "original":
@@ -272,15 +296,6 @@ class Whole:
 
 def _resized(logits_Khw: Tensor, size: Sequence[int]) -> Tensor:
     return F.interpolate(logits_Khw[None], size=tuple(size), mode="bilinear", align_corners=False)[0]
-
-
-def _labels(logits_Khw: Tensor, size: Sequence[int]) -> Tensor:
-    """The most likely class of each pixel at ``size``; logits that would fill the memory are resized some rows at a time."""
-    height, width = size
-    if 4 * len(logits_Khw) * height * width <= WHOLE_BYTES:
-        return _resized(logits_Khw, size).argmax(0)
-    grid = (logits_Khw.shape[1], logits_Khw.shape[2])
-    return torch.from_numpy(label_rows([logits_Khw.cpu()], grid, (height, width))).to(logits_Khw.device)
 
 
 def _with_outlines(found: Metrics, outlines: BoundaryIoU, classes: Sequence[str]) -> Metrics:

@@ -19,7 +19,7 @@ from nasseg.metric import METRICS
 from nasseg.models.auxiliary import load_network
 from nasseg.models.backbones.contract import Backbone
 from nasseg.models.ops import PAD_MULTIPLE
-from nasseg.models.segmenter import SegModel, build
+from nasseg.models.segmenter import SegModel, build, covers
 from nasseg.published.network import Published
 from nasseg.training.augment import train_sampler, train_transform
 from nasseg.training.checkpoint import load_checkpoint
@@ -86,6 +86,7 @@ class Job:
             weights=trial.weights,
             drop_path=config.drop_path,
             dropout=config.dropout,
+            pad_multiple=config.pad_multiple,
         )
         if trial.network is not None and trial.parent is None:
             begin_with(model, trial.network, data.classes)
@@ -132,6 +133,7 @@ class Job:
             split=self.data.split("train"),
             num_classes=self.data.num_classes,
             aux_weight=config.aux_loss,
+            average=config.loss_average,
         )
         if self.teacher is None:
             return task
@@ -262,10 +264,9 @@ class Job:
 
 
 def forward(module: nn.Module, x_BCHW: Tensor) -> Tensor:
-    """Logits that cover exactly the field of view of ``x_BCHW``: at the network's stride where that divides the size, else at full size."""
-    stride = int(getattr(module, "stride", 1))
-    H, W = x_BCHW.shape[-2:]
-    logits: Tensor = module(x_BCHW) if H % stride == 0 and W % stride == 0 else module.predict(x_BCHW)  # type: ignore[operator]
+    """Logits that cover exactly the field of view of ``x_BCHW``: the network's own where they do, else at full size."""
+    exact = covers(module, x_BCHW.shape[-2], x_BCHW.shape[-1])
+    logits: Tensor = module(x_BCHW) if exact else module.predict(x_BCHW)  # type: ignore[operator]
     return logits
 
 
@@ -280,9 +281,10 @@ def crop_of(size: tuple[int, int], share: float) -> tuple[tuple[int, int], float
 def _check_auxiliary(size: tuple[int, int], config: TrainingConfig) -> None:
     """The logits of the auxiliary head lie over the whole crop only where the backbone need not pad it."""
     crop, _ = crop_of(size, config.crop)
-    if crop[0] % PAD_MULTIPLE or crop[1] % PAD_MULTIPLE:
+    if config.pad_multiple > 1 and (crop[0] % PAD_MULTIPLE or crop[1] % PAD_MULTIPLE):
         legal = "x".join(str(max(PAD_MULTIPLE, round(side / PAD_MULTIPLE) * PAD_MULTIPLE)) for side in size)
-        raise ConfigError(Problem("", "size", f"aux_loss needs sides that are multiples of {PAD_MULTIPLE}", f"{crop[0]}x{crop[1]}", legal))
+        rule = f"aux_loss needs sides that are multiples of {PAD_MULTIPLE}, or pad_multiple=1"
+        raise ConfigError(Problem("", "size", rule, f"{crop[0]}x{crop[1]}", legal))
 
 
 def begin_with(model: SegModel, network: str, classes: Sequence[str]) -> None:

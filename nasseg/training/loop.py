@@ -100,7 +100,11 @@ class Loop:
         self.loss = loss.to(self.device) if isinstance(loss, nn.Module) else loss
         self.passes = Passes(self.model, self.forward, self.loss, config=config, device=self.device, world=world)
         self.optimizer = build_optimizer(
-            self.model, lr=config.lr, weight_decay=config.weight_decay, backbone_lr_scale=config.backbone_lr_scale
+            self.model,
+            lr=config.lr,
+            weight_decay=config.weight_decay,
+            backbone_lr_scale=config.backbone_lr_scale,
+            decay_rule=config.decay_rule,
         )
         self.schedule = Schedule(iterations, kind=config.schedule, warmup=config.warmup_share, power=config.power, floor=config.lr_floor)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.amp == "fp16")

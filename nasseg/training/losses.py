@@ -32,8 +32,11 @@ class SegmentationLoss(nn.Module):
     class counts alike as it is.
     ``cross_entropy_dice``, ``cross_entropy_lovasz``: the plain sums. ``cross_entropy+0.5*dice``: any weighted sum of different terms.
 
-    A network with an auxiliary head gives a pair of logits; ``aux_weight`` times the cross-entropy of the second (weights of classes and
-    label smoothing as above) is added.
+    ``average``: what the three means over pixels are divided by, ``counted`` (Σ w, as above) or ``all`` (all pixels of the batch, those
+    labelled 255 too): see :func:`nasseg.training.terms.cross_entropy`.
+
+    A network with an auxiliary head gives a pair of logits; ``aux_weight`` times the cross-entropy of the second (weights of classes,
+    label smoothing and average as above) is added.
     """
 
     weights_K: Tensor | None
@@ -45,12 +48,14 @@ class SegmentationLoss(nn.Module):
         class_weights: Sequence[float] | None = None,
         label_smoothing: float = 0.0,
         aux_weight: float = 0.0,
+        average: str = "counted",
     ) -> None:
         super().__init__()
         self.kind = kind
         self.mixture = parse_mixture(kind)
         self.label_smoothing = label_smoothing
         self.aux_weight = aux_weight
+        self.average = average
         self.register_buffer("weights_K", None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32))
 
     @override
@@ -63,12 +68,14 @@ class SegmentationLoss(nn.Module):
         return torch.stack(parts).sum() if len(parts) > 1 else parts[0]
 
     def mass(self, target_BHW: Tensor) -> Tensor:
-        """What a part of a batch weighs in the mean over the batch: the sum of its pixels' weights, float64.
+        """What a part of a batch weighs in the mean over the batch: the sum of its pixels' weights, or all its pixels; float64.
 
         With it the losses of parts add up to the loss of the whole, exactly for a mean over pixels; Dice, Lovász and the choice of hard
         pixels look at each part by itself. A sum with several such means goes by the weights of classes alone.
         """
         counted = target_BHW != IGNORE
+        if self.average == "all":
+            return torch.ones_like(counted, dtype=torch.float64).sum()
         weights_BHW = counted.double()
         if self.weights_K is not None:
             weights_BHW = weights_BHW * self.weights_K.to(target_BHW.device)[target_BHW.masked_fill(~counted, 0)]
@@ -92,6 +99,7 @@ class SegmentationLoss(nn.Module):
             class_weights_K=self.weights_K,
             pixel_weights_BHW=pixel_weights_BHW,
             label_smoothing=self.label_smoothing,
+            average=self.average,
         )
 
 
@@ -108,13 +116,16 @@ def build_loss(
     split: Split,
     num_classes: int,
     aux_weight: float = 0.0,
+    average: str = "counted",
 ) -> SegmentationLoss:
     """The loss a configuration names; class weights come from the training split's masks."""
     weigh: dict[str, Callable[[], Sequence[float] | None]] = {
         "none": lambda: None,
         "sqrt_median_frequency": lambda: sqrt_median_frequency(*class_pixels(split, num_classes)),
     }
-    return SegmentationLoss(kind, class_weights=weigh[class_weights](), label_smoothing=label_smoothing, aux_weight=aux_weight)
+    return SegmentationLoss(
+        kind, class_weights=weigh[class_weights](), label_smoothing=label_smoothing, aux_weight=aux_weight, average=average
+    )
 
 
 def sqrt_median_frequency(pixels: Sequence[int], seen_in: Sequence[int]) -> list[float]:

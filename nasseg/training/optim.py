@@ -9,29 +9,52 @@ from timm.optim import param_groups_weight_decay
 from torch import nn
 from torch.optim import AdamW, Optimizer
 
+NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
 
-def build_optimizer(model: nn.Module, *, lr: float, weight_decay: float, backbone_lr_scale: float) -> AdamW:
+
+def build_optimizer(model: nn.Module, *, lr: float, weight_decay: float, backbone_lr_scale: float, decay_rule: str = "matrices") -> AdamW:
     """AdamW over the weights that are trained.
 
-    Norms, biases and other 1-d weights do not decay, nor do weights a module lists in its ``no_weight_decay()`` (timm's convention).
+    ``decay_rule`` ``matrices``: norms, biases and other 1-d weights do not decay, nor do weights a module lists in its
+    ``no_weight_decay()`` (timm's convention). ``mmsegmentation``: all weights decay, but for those of the norms under ``model.backbone``:
+    what ``custom_keys`` with ``norm`` (no decay) and ``head`` (ten times the rate) come to, for there a weight follows the first key in its
+    name, and the norms of ``decode_head`` have ``head`` in theirs.
+
     Weights under ``model.backbone`` learn at ``lr × backbone_lr_scale``. Each group keeps its peak rate as ``peak_lr``, for
     :class:`Schedule`.
     """
+    backbone = getattr(model, "backbone", None)
+    in_backbone = {id(parameter) for parameter in backbone.parameters()} if isinstance(backbone, nn.Module) else set()
+    groups: list[dict[str, Any]] = []
+    for group in _by_decay(model, weight_decay) if decay_rule == "matrices" else _all_but_norms(model, backbone, weight_decay):
+        for scale, wanted in ((1.0, False), (backbone_lr_scale, True)):
+            parameters = [parameter for parameter in group["params"] if (id(parameter) in in_backbone) == wanted]
+            if parameters:
+                groups.append({"params": parameters, "weight_decay": group["weight_decay"], "lr": lr * scale, "peak_lr": lr * scale})
+    return AdamW(groups, lr=lr)
+
+
+def _by_decay(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Groups without decay and with it, by timm's rule."""
     exempt = {
         f"{prefix}.{name}" if prefix else name
         for prefix, module in model.named_modules()
         if callable(listing := getattr(module, "no_weight_decay", None))
         for name in listing()
     }
-    backbone = getattr(model, "backbone", None)
-    in_backbone = {id(parameter) for parameter in backbone.parameters()} if isinstance(backbone, nn.Module) else set()
-    groups: list[dict[str, Any]] = []
-    for group in param_groups_weight_decay(model, weight_decay, no_weight_decay_list=exempt):
-        for scale, wanted in ((1.0, False), (backbone_lr_scale, True)):
-            parameters = [parameter for parameter in group["params"] if (id(parameter) in in_backbone) == wanted]
-            if parameters:
-                groups.append({"params": parameters, "weight_decay": group["weight_decay"], "lr": lr * scale, "peak_lr": lr * scale})
-    return AdamW(groups, lr=lr)
+    groups: list[dict[str, Any]] = param_groups_weight_decay(model, weight_decay, no_weight_decay_list=exempt)
+    return groups
+
+
+def _all_but_norms(model: nn.Module, backbone: nn.Module | None, weight_decay: float) -> list[dict[str, Any]]:
+    """The same by mmsegmentation's."""
+    norms = [module for module in backbone.modules() if isinstance(module, NORMS)] if isinstance(backbone, nn.Module) else []
+    exempt = {id(parameter) for norm in norms for parameter in norm.parameters(recurse=False)}
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return [
+        {"params": [parameter for parameter in trained if id(parameter) in exempt], "weight_decay": 0.0},
+        {"params": [parameter for parameter in trained if id(parameter) not in exempt], "weight_decay": weight_decay},
+    ]
 
 
 class Schedule:

@@ -41,6 +41,7 @@ from nasseg.training.distributed import world
 from nasseg.training.environment import stamp
 from nasseg.training.loop import MEASURED
 from nasseg.training.objectives import check_metrics
+from nasseg.training.protocol import Protocol
 from nasseg.training.teacher import TeacherFiles
 from nasseg.training.tracking import Trackers, check_tracking
 from nasseg.training.trainer import Recipe, load_trainer
@@ -120,6 +121,15 @@ class RunDir:
         return tuple(str(name) for name in self.facts["classes"])
 
     @property
+    def protocol(self) -> Protocol:
+        """How the run validates, from its settings; those that an earlier nasseg did not write have defaults that do what it did."""
+        config = TrainingConfig.model_construct(**self.facts["settings"])
+        try:
+            return Protocol(**config.protocol(self.size))
+        except (ConfigError, TypeError, ValueError) as error:
+            raise BundleError(f"{self.path / RUN}: its settings are no way to validate: {error}") from error
+
+    @property
     def metrics(self) -> Mapping[str, Any]:
         """``metrics.json``: ``metrics``, ``per_class``, ``protocol``, ``iteration``; :class:`BundleError` before the first."""
         found = read_json_or_none(self.path / MEASURED)
@@ -145,7 +155,7 @@ class RunDir:
         """The trained network in eval mode on the CPU; :class:`BundleError` where its weights are missing, torn, or of another."""
         if not self.weights.is_file():
             raise BundleError(f"{self.path}: no {WEIGHTS} yet: this run has not come to its first validation")
-        model = build(self.genotype, len(self.classes), in_chans=int(self.facts["in_chans"]))
+        model = build(self.genotype, len(self.classes), in_chans=int(self.facts["in_chans"]), pad_multiple=self.protocol.pad_multiple)
         try:
             tensors = safetensors.torch.load_file(self.weights)
             model.load_state_dict(tensors)

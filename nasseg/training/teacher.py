@@ -18,7 +18,8 @@ from nasseg.errors import BundleError, ConfigError, Problem
 from nasseg.files import read_json_or_none, read_yaml
 from nasseg.genes.genotype import Genotype
 from nasseg.models.backbones.contract import BackboneSpec
-from nasseg.models.segmenter import SegModel, build
+from nasseg.models.ops import PAD_MULTIPLE
+from nasseg.models.segmenter import SegModel, build, covers
 from nasseg.training.checkpoint import WEIGHTS
 
 GENOTYPE = "genotype.yaml"
@@ -38,6 +39,7 @@ class TeacherFiles:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     digest: str
+    pad_multiple: int = PAD_MULTIPLE
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Self:
@@ -64,6 +66,8 @@ class TeacherFiles:
             mean=tuple(float(value) for value in facts["mean"]),
             std=tuple(float(value) for value in facts["std"]),
             digest=digest,
+            # A run has it among its settings; files of an earlier nasseg have it nowhere.
+            pad_multiple=int(facts.get("pad_multiple", facts.get("settings", {}).get("pad_multiple", PAD_MULTIPLE))),
         )
 
     def identity(self) -> dict[str, Any]:
@@ -83,7 +87,7 @@ class TeacherFiles:
         """The network in eval mode; raises :class:`BundleError` where the weights do not fit."""
         # Its first weights are thrown away: the run's random numbers stay where they are.
         with torch.random.fork_rng(devices=[]):
-            model = build(self.genotype, len(self.classes), in_chans=len(self.mean))
+            model = build(self.genotype, len(self.classes), in_chans=len(self.mean), pad_multiple=self.pad_multiple)
         try:
             model.load_state_dict(safetensors.torch.load_file(self.folder / WEIGHTS))
         except (SafetensorError, RuntimeError, OSError) as error:
@@ -133,11 +137,10 @@ class Teacher(nn.Module):
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """(B, C, H, W) as the student sees it → logits (B, K, h, w) over the same field of view."""
-        stride = int(getattr(self.model, "stride", 1))
-        whole = x_BCHW.shape[2] % stride == 0 and x_BCHW.shape[3] % stride == 0
+        exact = covers(self.model, x_BCHW.shape[2], x_BCHW.shape[3])
         with torch.no_grad():
             x_BCHW = x_BCHW if self.same else x_BCHW * self.scale_C11 + self.shift_C11
-            logits_BKhw: Tensor = self.model(x_BCHW) if whole else self.model.predict(x_BCHW)  # type: ignore[operator]
+            logits_BKhw: Tensor = self.model(x_BCHW) if exact else self.model.predict(x_BCHW)  # type: ignore[operator]
         return logits_BKhw
 
 

@@ -27,17 +27,21 @@ def cross_entropy(
     class_weights_K: Tensor | None = None,
     pixel_weights_BHW: Tensor | None = None,
     label_smoothing: float = 0.0,
+    average: str = "counted",
 ) -> Tensor:
-    """Σ w·CE / Σ w over the counted pixels, w the product of the weight of the pixel's class and its own.
+    """Σ w·CE / D over the counted pixels, w the product of the weight of the pixel's class and its own.
 
-    Without weights of pixels that is :func:`torch.nn.functional.cross_entropy` with reduction ``mean``, but for batches without a counted
-    pixel, where that is NaN.
+    ``average`` says what D is. ``counted``: Σ w. Without weights of pixels that is :func:`torch.nn.functional.cross_entropy` with reduction
+    ``mean``, but for batches without a counted pixel, where that is NaN. ``all``: B·H·W, all pixels whether they count or not, as
+    mmsegmentation's ``CrossEntropyLoss`` with ``avg_non_ignore=False``, its default: crops with many uncounted pixels weigh less.
     """
     counted = target_BHW != IGNORE
     reduction = "sum" if pixel_weights_BHW is None else "none"
     total = F.cross_entropy(
         logits_BKHW, target_BHW, class_weights_K, ignore_index=IGNORE, reduction=reduction, label_smoothing=label_smoothing
     )
+    if average == "all":
+        return (total if pixel_weights_BHW is None else (total * pixel_weights_BHW).sum()) / target_BHW.numel()
     if class_weights_K is None and pixel_weights_BHW is None:
         return total / counted.sum().clamp_min(1)
     if class_weights_K is None:

@@ -56,7 +56,12 @@ def bundle(trained: RunDir, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 PROTOCOLS = [
     ("--keep-ratio --size 48x100 --size-divisor 32", "at 48x100 (keep ratio, sides multiples of 32, whole image, single scale, no flip)"),
-    ("--mode slide --crop 32x48 --stride 20x30", "at 64x64 (stretch, windows of 32x48 every 20x30, single scale, no flip)"),
+    (
+        "--mode slide --crop 32x48 --stride 20x30",
+        "at 64x64 (stretch, padded to multiples of 32, windows of 32x48 every 20x30, single scale, no flip)",
+    ),
+    ("--size 50x64 --pad-multiple 1", "at 50x64 (stretch, not padded, whole image, single scale, no flip)"),
+    ("--size 50x64 --size-divisor 32", "at 50x64 (stretch, sides multiples of 32, whole image, single scale, no flip)"),
     ("--mode slide --crop 48", "windows of 48x48 every 32x32"),
     ("--scales 0.5,1 --flip", "whole image, scales 0.5, 1, with flip)"),
     ("--amp bf16 --boundary", "ema weights in bf16"),
@@ -102,12 +107,12 @@ REFUSED = [
     (["--scales", "a"], "--scales: numbers above 0, by comma"),
     (["--keep-ratio", "--masks", "resized"], "--keep-ratio: goes with original masks"),
     (["--amp", "fp17"], "--amp: must be one of none, bf16, fp16 (given 'fp17'); nearest legal: fp16"),
-    (["--onnx", "--amp", "bf16"], "--amp: is the module's"),
     (["--worst", "0"], "--worst: must be a whole number from 1"),
     (["--workers", "-1"], "--workers: must be a whole number from 0"),
     (["--split", "test"], "no split 'test'; there are train, val"),
     (["--masks", "tiny"], "--masks: must be one of original, resized"),
     (["--batch-size", "0"], "--batch-size: must be a whole number from 1"),
+    (["--pad-multiple", "16"], "--pad-multiple: must be 1 (images as they are) or a multiple of 32 (given 16)"),
     (["--onnx"], "a training run has no ONNX file; make one with: nasseg export"),
     (["--device", "cuda:77"], "cuda:77"),
 ]
@@ -124,6 +129,12 @@ def test_neither_run_nor_bundle(tmp_path: Path, capsys: pytest.CaptureFixture[st
     code, _, said = call(["eval", str(tmp_path)], capsys)
     assert code == 2
     assert "not a bundle" in said
+
+
+def test_an_onnx_file_has_one_precision(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, said = call(["eval", str(bundle), "--data", DATA, "--onnx", "--amp", "bf16"], capsys)
+    assert code == 2
+    assert "--amp: is the module's; an ONNX file computes in the precision it was written in (given 'bf16'); nearest legal: none" in said
 
 
 def test_a_bundle_wants_data(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:

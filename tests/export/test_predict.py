@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,10 +12,13 @@ import torch
 from kits_export import PALETTE, blocks, preprocessing, strongest_colour
 from PIL import Image
 
+from nasseg.data.dataset import Sample, Split
 from nasseg.data.layouts import open_data
 from nasseg.errors import BundleError, ConfigError, DataError
 from nasseg.export.predict import Predictor, fit, module_forward, predict_images, predict_split
 from nasseg.export.preprocessing import Preprocessing
+from nasseg.training.evaluate import evaluate
+from nasseg.training.protocol import Protocol
 
 
 def wrong(mask: np.ndarray, truth: np.ndarray) -> float:
@@ -222,3 +226,75 @@ def test_a_split_is_refused_where_it_does_not_fit_the_network(tmp_path: Path):
     with pytest.raises(ConfigError, match="--number: must be 1 or more"):
         predict_split(street_network(11), data, tmp_path / "a", count=0)
     assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize(
+    ("protocol", "how", "seen"),
+    [
+        (Protocol(size=(48, 80), keep_ratio=True, size_divisor=32), "whole", {(64, 96)}),
+        (Protocol(size=(48, 80), keep_ratio=True, flip=True), "whole", {(48, 80)}),
+        (Protocol(size=(32, 48), mode="slide", crop=(16, 16), stride=(12, 12)), "windows, as measured", {(16, 16)}),
+    ],
+)
+def test_a_picture_is_treated_as_the_network_was_measured(protocol: Protocol, how: str, seen: set[tuple[int, int]]):
+    """The classes of every pixel are those that evaluation compares with the mask."""
+    image, truth = blocks(60, 100, 15)
+    sizes = set()
+
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        sizes.add(tuple(x.shape[2:]))
+        return strongest_colour(x)
+
+    predictor = Predictor(forward, replace(preprocessing(image_size=None), evaluation=protocol))
+    prediction = predictor(image)
+    assert (prediction.how, sizes) == (how, seen)
+    compared = []
+    evaluate(
+        strongest_colour,
+        One(image, truth),
+        num_classes=3,
+        classes=("red", "green", "blue"),
+        mean=(0.0,) * 3,
+        std=(1.0,) * 3,
+        each=lambda id_, said, true: compared.append(said),
+        **protocol.options(),
+    )
+    assert np.array_equal(prediction.mask_HW, compared[0])
+    # Stretched on demand, and in one piece.
+    assert Predictor(forward, replace(preprocessing(image_size=None), evaluation=protocol), whole=True)(image).how == "whole"
+    sizes.clear()
+    assert Predictor(forward, predictor.preprocessing, size=(20, 24))(image).how == "whole"
+    assert sizes == {(20, 24)}
+
+
+def test_a_file_of_one_size_gets_that_size():
+    image, _ = blocks(60, 100, 15)
+    sizes = set()
+
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        sizes.add(tuple(x.shape[2:]))
+        return strongest_colour(x)
+
+    facts = replace(preprocessing((30, 50), None), evaluation=Protocol(size=(40, 80), keep_ratio=True))
+    assert Predictor(forward, facts, only=(30, 50))(image).mask_HW.shape == (60, 100)
+    assert sizes == {(30, 50)}
+
+
+class One(Split):
+    """One image and its mask."""
+
+    name = "val"
+    ids = ("one",)
+
+    def __init__(self, image: np.ndarray, mask: np.ndarray) -> None:
+        self.sample = Sample(image, mask)
+
+    @property
+    def key(self) -> str:
+        return "one"
+
+    def read(self, index: int) -> Sample:
+        return self.sample
+
+    def subset(self, indices: Sequence[int], name: str) -> Split:
+        return self

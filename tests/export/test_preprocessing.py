@@ -13,9 +13,10 @@ from nasseg.data.transforms import EvalTransform
 from nasseg.errors import BundleError
 from nasseg.export.predict import fit
 from nasseg.export.preprocessing import Preprocessing
+from nasseg.training.protocol import Protocol
 
 GOLDEN = {
-    "format": 1,
+    "format": 2,
     "input": "image",
     "output": "logits",
     "layout": "BCHW",
@@ -29,15 +30,46 @@ GOLDEN = {
     "std": [0.5, 0.5, 1.0],
     "stride": 8,
     "logits_size": [12, 15],
+    "image_cells": [11.25, 15.0],
+    "pad_multiple": 32,
     "num_classes": 2,
     "classes": ["road", "sky"],
     "palette": [[1, 2, 3], [4, 5, 255]],
     "ignore_index": 255,
     "image_size": [360, 480],
+    "evaluation": {
+        "size": [512, 2048],
+        "resize": "keep_ratio",
+        "size_divisor": 32,
+        "pad_multiple": 32,
+        "window": "whole",
+        "crop": None,
+        "stride": None,
+        "flip": False,
+        "scale": "single",
+        "scales": [1.0],
+        "masks": "original",
+    },
 }
 
 
-def test_the_file_of_format_1_reads_and_writes_as_it_stands():
+def test_a_file_of_format_1_reads_as_what_it_meant():
+    """Its networks pad to 32; how they were measured it does not say."""
+    added = ("image_cells", "pad_multiple", "evaluation")
+    read = Preprocessing.from_dict({**{key: value for key, value in GOLDEN.items() if key not in added}, "format": 1})
+    assert read.to_dict() == {**GOLDEN, "evaluation": None}
+    assert read.protocol == Protocol(size=(90, 120))
+
+
+def test_an_unpadded_networks_cells_cover_the_image():
+    unpadded = {**GOLDEN, "pad_multiple": 1, "evaluation": {**GOLDEN["evaluation"], "pad_multiple": 1}}
+    read = Preprocessing.from_dict(unpadded)
+    assert read.image_cells == (12, 15)
+    assert read.to_dict() == {**unpadded, "image_cells": [12, 15]}
+    assert read.protocol == Protocol(size=(512, 2048), keep_ratio=True, size_divisor=32, pad_multiple=1)
+
+
+def test_the_file_reads_and_writes_as_it_stands():
     read = Preprocessing.from_dict(GOLDEN)
     assert read.to_dict() == GOLDEN
     assert (read.num_classes, read.logits_size, read.image_size) == (2, (12, 15), (360, 480))
@@ -61,7 +93,9 @@ def test_resizing_and_normalising_is_what_evaluation_does():
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"format": 2}, "format 2 was written by a newer nasseg; this one reads format 1"),
+        ({"format": 3}, "format 3 was written by a newer nasseg; this one reads format 2"),
+        ({"pad_multiple": 1}, "a network that pads to 1 and was measured padding to 32"),
+        ({"evaluation": {}}, "evaluation: key 'size' is missing"),
         ({"format": None}, "format None, must be a whole number from 1"),
         ({"palette": [[1, 2, 3]]}, "2 classes and 1 colours"),
         ({"classes": [], "palette": []}, "0 classes and 0 colours"),

@@ -88,8 +88,11 @@ def test_weights_go_from_a_run_with_it_to_one_without_and_back(tmp_path: Path) -
 
 
 def test_a_crop_that_would_be_padded_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"aux_loss needs sides that are multiples of 32 .given '48x64'.; nearest legal: 64x64"):
+    with pytest.raises(
+        ConfigError, match=r"aux_loss needs sides that are multiples of 32, or pad_multiple=1 .given '48x64'.; nearest legal: 64x64"
+    ):
         trained(size=(48, 64))
+    trained(size=(48, 64), settings={"pad_multiple": 1})
 
 
 def test_it_is_not_in_the_bundle(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +162,16 @@ def test_a_bundle_and_its_run_are_the_same_teacher(taught_run: Path, bundle: Pat
     assert (run.genotype.id, run.classes, run.mean, run.std) == (packed.genotype.id, packed.classes, packed.mean, packed.std)
     for name, value in run.load().state_dict().items():
         assert torch.equal(value, packed.load().state_dict()[name]), name
+
+
+@pytest.mark.parametrize("kind", ["run", "bundle"])
+def test_a_teacher_pads_as_it_was_trained(kind: str, taught_run: Path, bundle: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(taught_run if kind == "run" else bundle, tmp_path / "teacher"))
+    assert TeacherFiles.open(folder).load().pad_multiple == 32
+    file = folder / ("run.yaml" if kind == "run" else "preprocessing.json")
+    said = {"run": ("pad_multiple: 32", "pad_multiple: 1"), "bundle": ('"pad_multiple": 32', '"pad_multiple": 1')}
+    file.write_text(file.read_text().replace(*said[kind]))
+    assert TeacherFiles.open(folder).load().pad_multiple == 1
 
 
 def test_loading_a_teacher_leaves_the_random_numbers_alone(taught_run: Path) -> None:

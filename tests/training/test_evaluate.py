@@ -93,6 +93,7 @@ def test_protocol() -> None:
         "size": [16, 24],
         "resize": "stretch",
         "size_divisor": 1,
+        "pad_multiple": 32,
         "window": "whole",
         "crop": None,
         "stride": None,
@@ -387,3 +388,25 @@ def test_logits_of_whole_cells_are_made_to_cover_the_image() -> None:
     torch.testing.assert_close(exact[0, 0, 8, 2:18], ramp[0, 0, 8, 2:18])
     plain = torch.rand(1, 3, 8, 12)
     torch.testing.assert_close(covering(lambda x: F.avg_pool2d(x, 4), 4)(plain), F.avg_pool2d(plain, 4))
+
+
+def test_a_network_that_does_not_pad_covers_the_image_as_it_is() -> None:
+    logits = torch.rand(1, 3, 8, 6)
+    assert torch.equal(covering(lambda x: logits, 4, 1)(torch.zeros(1, 3, 30, 22)), logits)
+
+
+def test_a_file_of_one_size_gets_its_image_unpadded() -> None:
+    """It pads inside, so its 8x6 cells of stride 4 stand for 32x24 pixels of which the image has 30x22."""
+    seen = []
+
+    def predict(x_BCHW: Tensor) -> Tensor:
+        seen.append(tuple(x_BCHW.shape[2:]))
+        return F.avg_pool2d(F.pad(x_BCHW, (0, 2, 0, 2)), 4)
+
+    ramp = torch.arange(22.0).expand(1, 3, 30, 22)
+    exact = covering(predict, 4, only=(30, 22))(ramp)
+    assert seen == [(30, 22)]
+    assert exact.shape == (1, 3, 30, 22)
+    torch.testing.assert_close(exact[0, 0, 8, 2:18], ramp[0, 0, 8, 2:18])
+    covering(predict, 4, only=(16, 16))(ramp)
+    assert seen == [(30, 22), (32, 32)]

@@ -9,7 +9,7 @@ import pytest
 import torch
 from kits_trainer import DATA, TINY, Told, tiny_trial
 
-from nasseg.errors import ConfigError, DataError, WeightsError
+from nasseg.errors import BackboneError, ConfigError, DataError, WeightsError
 from nasseg.genes.genotype import Genotype
 from nasseg.models.segmenter import build
 from nasseg.training.checkpoint import load_checkpoint
@@ -50,12 +50,34 @@ def test_logits_cover_the_image_at_any_size() -> None:
     model = build(TINY, 5).eval()
     assert forward(model, torch.zeros(1, 3, 64, 72)).shape == (1, 5, 8, 9)
     assert forward(model, torch.zeros(1, 3, 60, 50)).shape == (1, 5, 60, 50)
+    # Unpadded, the cells cover the image as they are.
+    model.pad_multiple = 1
+    assert forward(model, torch.zeros(1, 3, 60, 50)).shape == (1, 5, 8, 7)
 
 
 @pytest.mark.parametrize("size", [(40, 56), (33, 47)])
 def test_sizes_that_are_no_multiples_of_32(size: tuple[int, int]) -> None:
     result = run(tiny_trial(size=size))
     assert (result.status, result.protocol["size"]) == (Result.COMPLETE, list(size))
+
+
+def test_training_and_validation_see_images_as_the_settings_say() -> None:
+    """Unpadded, padded and resized up: three functions of one network, each on record."""
+    found = {}
+    settings: dict[str, dict[str, Any]] = {"padded": {}, "unpadded": {"pad_multiple": 1}, "resized": {"eval_size_divisor": 32}}
+    for name, given in settings.items():
+        told = Told()
+        result = run(tiny_trial(size=(45, 61)), told, ema=0.0, scale_low=1.0, scale_high=1.0, **given)
+        assert result.status == Result.COMPLETE
+        found[name] = (result.protocol["pad_multiple"], result.protocol["size_divisor"], told.losses)
+    assert [found[name][:2] for name in settings] == [(32, 1), (1, 1), (32, 32)]
+    assert found["padded"][2] == found["resized"][2]
+    assert found["padded"][2] != found["unpadded"][2]
+
+
+def test_a_backbone_that_cannot_run_unpadded_is_refused_before_training() -> None:
+    with pytest.raises(BackboneError, match="convnext_atto does not run unpadded"):
+        Job.open(tiny_trial(genotype=TINY.on("convnext_atto")), config(pad_multiple=1))
 
 
 def test_a_frozen_backbone_keeps_weights_and_statistics() -> None:

@@ -215,3 +215,42 @@ def test_weights_of_camvid_are_the_published_ones(shared: Path) -> None:
     pixels, _ = class_pixels(split, 11)
     shares = np.asarray(pixels) / sum(pixels)
     assert shares[[0, 2, 10]] == pytest.approx([0.175376, 0.010233, 0.003037], abs=2e-6)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("weights", [None, [0.5, 1.0, 2.0, 0.3]])
+def test_a_mean_over_all_pixels_is_mmsegmentations_default(weights: list[float] | None, smoothing: float) -> None:
+    """``CrossEntropyLoss(avg_non_ignore=False)``: a loss of 0 at uncounted pixels, weights of classes on the others, the plain mean."""
+    logits, target = batch()
+    given = None if weights is None else torch.tensor(weights)
+    each = F.cross_entropy(logits, target, given, ignore_index=255, label_smoothing=smoothing, reduction="none")
+    loss = SegmentationLoss(class_weights=weights, label_smoothing=smoothing, average="all")
+    torch.testing.assert_close(loss(logits, target), each.mean())
+    assert loss.mass(target) == target.numel()
+
+
+def test_a_mean_over_all_pixels_of_the_other_terms() -> None:
+    """By hand: of four pixels one does not count and, for OHEM, one is easy."""
+    p = torch.tensor([0.9, 0.6, 0.2, 0.1])
+    logits = torch.stack([p.log(), (1 - p).log()]).reshape(1, 2, 1, 4)
+    target = torch.tensor([[[0, 0, 0, 255]]])
+    costs = -p.log()
+    found = {kind: SegmentationLoss(kind, average="all")(logits, target).item() for kind in ("cross_entropy", "ohem", "boundary")}
+    assert found["cross_entropy"] == pytest.approx(float(costs[:3].sum()) / 4, rel=1e-5)
+    assert found["ohem"] == pytest.approx(float(costs[1:3].sum()) / 4, rel=1e-5)
+    # No border here: every pixel has the weight 1.
+    assert found["boundary"] == pytest.approx(found["cross_entropy"], rel=1e-5)
+    assert SegmentationLoss("dice", average="all")(logits, target) == SegmentationLoss("dice")(logits, target)
+
+
+@pytest.mark.parametrize("average", ["counted", "all"])
+def test_the_auxiliary_head_has_the_same_average(average: str) -> None:
+    logits, target = batch()
+    alone = SegmentationLoss(average=average)(logits, target)
+    both = SegmentationLoss(average=average, aux_weight=0.4)((logits, logits), target)
+    torch.testing.assert_close(both, 1.4 * alone)
+
+
+def test_where_every_pixel_counts_the_averages_agree() -> None:
+    logits, target = batch(ignored=0.0)
+    assert SegmentationLoss(average="all")(logits, target) == SegmentationLoss()(logits, target)

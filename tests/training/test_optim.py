@@ -20,7 +20,7 @@ class Net(nn.Module):
         return {"table"}
 
 
-def groups(net: Net, **options: float) -> dict[str, tuple[float, float]]:
+def groups(net: Net, **options: float | str) -> dict[str, tuple[float, float]]:
     """Rate and decay by parameter name."""
     names = {id(parameter): name for name, parameter in net.named_parameters()}
     optimizer = build_optimizer(net, **({"lr": 0.1, "weight_decay": 0.5, "backbone_lr_scale": 0.2} | options))
@@ -82,3 +82,22 @@ def test_floor_by_hand() -> None:
 def test_a_schedule_is_a_function_of_the_iteration(kind: str) -> None:
     schedule = Schedule(50, kind=kind, warmup=0.1, power=0.9, floor=0.01)
     assert [schedule.factor(t) for t in reversed(range(50))] == [schedule.factor(t) for t in range(50)][::-1]
+
+
+def test_groups_by_mmsegmentations_rule() -> None:
+    """Only the backbone's norms do not decay: not its biases, not the norms of the head."""
+    assert {name: decay for name, (_, decay) in groups(Net(), decay_rule="mmsegmentation").items()} == {
+        "backbone.0.weight": 0.5,
+        "backbone.0.bias": 0.5,
+        "backbone.1.weight": 0.0,
+        "backbone.1.bias": 0.0,
+        "table": 0.5,
+        "decoder.0.weight": 0.5,
+        "decoder.0.bias": 0.5,
+        "decoder.1.weight": 0.5,
+        "decoder.1.bias": 0.5,
+    }
+    frozen = Net()
+    frozen.backbone.requires_grad_(False)
+    assert {rate for rate, _ in groups(frozen, decay_rule="mmsegmentation").values()} == {0.1}
+    assert not any("backbone" in name for name in groups(frozen, decay_rule="mmsegmentation"))

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from nasseg.errors import ConfigError
+from nasseg.errors import BundleError, ConfigError
 from nasseg.training.protocol import Protocol
 
 
@@ -53,6 +53,7 @@ def test_everything_stands_in_the_result() -> None:
         "size": [64, 96],
         "resize": "keep_ratio",
         "size_divisor": 1,
+        "pad_multiple": 32,
         "window": "slide",
         "crop": [32, 48],
         "stride": [20, 30],
@@ -63,6 +64,65 @@ def test_everything_stands_in_the_result() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"mode": "slide", "crop": (32, 48), "stride": (20, 30), "pad_multiple": 1},
+        {"scales": (0.5, 1.5), "flip": True, "keep_ratio": True, "size_divisor": 32},
+        {"masks": "resized"},
+    ],
+)
+def test_it_comes_back_from_a_file(options: dict[str, Any]) -> None:
+    protocol = Protocol(size=(64, 96), **options)
+    assert Protocol.from_dict({**protocol.to_dict(), "split": "val"}) == protocol
+    assert Protocol(**protocol.options()) == protocol
+
+
+UNREADABLE = [
+    ({"size": None}, "here: not readable as an evaluation protocol"),
+    ({"size": [1, 2, 3]}, "here: not readable as an evaluation protocol"),
+    ({"window": "slide"}, "here: not readable as an evaluation protocol: evaluation: crop: mode slide wants the windows' size"),
+    ({"scales": ["x"]}, "here: not readable as an evaluation protocol"),
+]
+
+
+@pytest.mark.parametrize(("changes", "sentence"), UNREADABLE)
+def test_unreadable_files(changes: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(BundleError, match=sentence):
+        Protocol.from_dict({**Protocol(size=(64, 96)).to_dict(), **changes}, where="here")
+
+
+def test_a_key_that_is_missing_is_named() -> None:
+    raw = Protocol(size=(64, 96)).to_dict()
+    del raw["masks"]
+    with pytest.raises(BundleError, match="evaluation: key 'masks' is missing"):
+        Protocol.from_dict(raw)
+
+
+@pytest.mark.parametrize(
+    ("options", "changes"),
+    [
+        # As it is: images, or windows, of exactly that size already.
+        ({"size": (64, 96), "flip": True}, {}),
+        ({"size": (50, 70), "size_divisor": 32}, {}),
+        ({"size": (512, 2048), "keep_ratio": True, "mode": "slide", "crop": (64, 96), "stride": (32, 32)}, {}),
+        # Stretched and seen whole.
+        ({"size": (512, 2048), "keep_ratio": True, "size_divisor": 32, "pad_multiple": 1}, {"keep_ratio": False, "size_divisor": 1}),
+        ({"size": (64, 96), "scales": (0.5, 1.0), "flip": True}, {"scales": (1.0,)}),
+        ({"size": (64, 96), "mode": "slide", "crop": (64, 64), "stride": (32, 32)}, {"mode": "whole", "crop": None, "stride": None}),
+        ({"size": (128, 96), "masks": "resized"}, {}),
+    ],
+)
+def test_a_file_of_one_size_is_measured_as_closely_as_it_can_be(options: dict[str, Any], changes: dict[str, Any]) -> None:
+    size = (64, 96)
+    protocol = Protocol(**options)
+    expected = protocol if not changes and protocol.fitted((1, 1)) == size else Protocol(**{**options, "size": size, **changes})
+    if "mode" in options and options["crop"] == size:
+        expected = protocol
+    assert protocol.at(size) == expected
+
+
 REFUSED = [
     ({"masks": "tiny"}, r"evaluation: masks: must be one of original, resized \(given 'tiny'\)"),
     ({"mode": "slid"}, "mode: must be one of whole, slide .*nearest legal: slide"),
@@ -70,6 +130,7 @@ REFUSED = [
     ({"scales": ()}, "scales: must be numbers above 0"),
     ({"scales": (1.0, -1.0)}, "scales: must be numbers above 0"),
     ({"size_divisor": 0}, "size_divisor: must be a whole number from 1"),
+    ({"pad_multiple": 16}, r"pad_multiple: must be 1 \(images as they are\) or a multiple of 32 \(given 16\); nearest legal: 32"),
     ({"keep_ratio": True, "masks": "resized"}, "keep_ratio: goes with original masks"),
     ({"mode": "slide"}, "crop: mode slide wants the windows' size"),
     ({"mode": "slide", "crop": (0, 4), "stride": (1, 1)}, "crop: height and width from 1"),
