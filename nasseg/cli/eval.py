@@ -45,7 +45,7 @@ class Measured:
     """What is measured, before its weights are read: its classes, how images reach it, and ``load`` for the function to logits.
 
     ``of`` says what it is (``run``, ``bundle``, ``ONNX file``), ``protocol`` how it was measured, None where it does not say.
-    ``load(device, pad_multiple)`` reads the weights.
+    ``load(device, pad_multiple)`` reads the weights. ``metrics`` are what a run reports beside mIoU, mAcc and aAcc.
     """
 
     of: str
@@ -58,6 +58,7 @@ class Measured:
     load: Callable[[torch.device, int], Predict]
     data: str | None = None
     batch_size: int = BATCH_SIZE
+    metrics: tuple[str, ...] = ()
 
     @property
     def base(self) -> Protocol:
@@ -168,6 +169,7 @@ def command(
             device=where,
             weights=measured.weights,
             amp=amp,
+            metrics=measured.metrics,
             boundary=boundary or folder is not None,
             each=each,
             **protocol.options(),
@@ -292,6 +294,7 @@ def read(path: str, *, onnx: bool) -> Measured:
             load=functools.partial(_module, run.load_model),
             data=str(run.facts["data"]),
             batch_size=int(run.facts["settings"].get("eval_batch_size", BATCH_SIZE)),
+            metrics=tuple(run.facts["settings"].get("metrics", ())),
         )
     folder = bundle_folder(path)
     facts = Preprocessing.load(folder / PREPROCESSING)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from nasseg.cli.genotypes import read_genotype
 from nasseg.data.layouts import open_data
@@ -14,6 +14,7 @@ from nasseg.errors import ConfigError, Problem
 from nasseg.genes.genotype import Genotype
 from nasseg.published.network import Published, is_published
 from nasseg.search.store import Picked, is_study, pick
+from nasseg.training.schedules import NamedSchedule
 from nasseg.training.trial import Trial
 
 LARGEST_SHORT_SIDE = 512
@@ -35,24 +36,34 @@ class Asked:
     genes: Mapping[str, Any] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
 
+    def by(self, schedule: NamedSchedule | None, backbone: str | None) -> Self:
+        """With the size and the settings of a schedule for ``backbone`` where none were given."""
+        if schedule is None:
+            return self
+        plan = schedule.on(backbone)
+        return replace(self, size=self.size or plan.size, settings={**plan.settings, **self.settings})
 
-def trial_of(target: str, asked: Asked) -> Trial:
+
+def trial_of(target: str, asked: Asked, schedule: NamedSchedule | None = None) -> Trial:
     """The trial that was asked for.
 
     A study's trial brings its data, size, weights, seed and the training settings that were searched; those the whole study was run with
     only where the same recipe trains it again. A published network (:mod:`nasseg.published`) brings its weights and the size it was trained
-    at. What is given on the command line goes first. Raises the :class:`NassegError` of what is wrong.
+    at. A schedule goes before those, as it is for the network's backbone; what is given on the command line goes first. Raises the
+    :class:`NassegError` of what is wrong.
     """
-    trainer = asked.trainer or TRAINER
+    trainer = asked.trainer or (TRAINER if schedule is None else schedule.trainer)
     found = Path(target).is_dir() and is_study(target)
     named = re.fullmatch(r"(.+):(\w+)", target)
     if found or (named and is_study(named[1])):
-        return _of_study(pick(target), asked, trainer)
+        return _of_study(pick(target), asked, trainer, schedule)
     data = asked.data or "synthetic"
     if is_published(target):
-        return _of_published(target, asked, data, trainer)
+        return _of_published(target, asked, data, trainer, schedule)
+    genotype = _changed(read_genotype(target, asked.backbone), asked)
+    asked = asked.by(schedule, genotype.backbone)
     return Trial(
-        genotype=_changed(read_genotype(target, asked.backbone), asked),
+        genotype=genotype,
         data=data,
         size=asked.size or natural_size(data),
         trainer=trainer,
@@ -63,7 +74,7 @@ def trial_of(target: str, asked: Asked) -> Trial:
     )
 
 
-def _of_published(target: str, asked: Asked, data: str, trainer: str) -> Trial:
+def _of_published(target: str, asked: Asked, data: str, trainer: str, schedule: NamedSchedule | None) -> Trial:
     """A published network, to be trained further: it brings its genotype, its weights, its size and its padding."""
     given = {"--backbone": asked.backbone, "--weights": asked.weights, "--pretrained": asked.pretrained or None}
     rule = "is not for a published network, which has its encoder and all its weights"
@@ -73,20 +84,22 @@ def _of_published(target: str, asked: Asked, data: str, trainer: str) -> Trial:
     if problems:
         raise ConfigError(problems)
     found = Published.open(target)
+    asked = asked.by(schedule, found.genotype.backbone)
     return Trial(
         genotype=found.genotype,
         data=data,
         size=asked.size or found.size or natural_size(data),
         trainer=trainer,
-        settings=dict(asked.settings),
+        settings={"pad_multiple": found.pad_multiple, **asked.settings},
         seed=asked.seed or 0,
         network=target,
     )
 
 
-def _of_study(picked: Picked, asked: Asked, trainer: str) -> Trial:
+def _of_study(picked: Picked, asked: Asked, trainer: str, schedule: NamedSchedule | None) -> Trial:
     fixed = picked.fixed if picked.trainer == trainer else {}
     genotype = _changed(picked.genotype, asked)
+    asked = asked.by(schedule, genotype.backbone)
     same_backbone = genotype.backbone == picked.genotype.backbone
     pretrained = picked.pretrained if asked.pretrained is None and asked.weights is None and same_backbone else bool(asked.pretrained)
     return Trial(

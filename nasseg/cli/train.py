@@ -7,7 +7,7 @@ import shlex
 import signal
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
@@ -166,10 +166,7 @@ def run_of(target: str | None, asked: Asked, schedule: str | None, out: str, res
     if target is not None:
         if asked.seed is not None and asked.seed < 0:
             raise ConfigError(Problem("", "--seed", "must be a whole number from 0", asked.seed, 0))
-        if named is not None:
-            size, trainer = asked.size or named.size, asked.trainer or named.trainer
-            asked = replace(asked, size=size, trainer=trainer, settings={**named.settings, **asked.settings})
-        return RunDir.create(out, trial_of(target, asked), resume=resume)
+        return RunDir.create(out, trial_of(target, asked, named), resume=resume)
     if resume:
         given = {f"--{name}": getattr(asked, name) for name in ("data", "backbone", "weights", "pretrained", "size", "seed")}
         given |= {"--schedule": schedule, "--set": {**asked.genes, **asked.settings} or None}

@@ -75,6 +75,9 @@ def show_schedule(name: str) -> None:
     console = wide_console()
     console.print(f"{plan.about} · recipe {plan.trainer} · crop {plan.size[0]}x{plan.size[1]}")
     console.print(table, soft_wrap=False)
+    for backbone, part in plan.by_backbone.items():
+        size = [] if part.size is None else [f"crop {part.size[0]}x{part.size[1]}"]
+        console.print(f"On {backbone}: {', '.join([*size, *(f'{key} {spell(value)}' for key, value in part.settings.items())])}")
     console.print(f"Everything else as in: nasseg trainers show {plan.trainer}")
 
 

@@ -37,8 +37,10 @@ def voc_palette(count: int) -> Palette:
 class Voc(Layout):
     """``JPEGImages``, ``SegmentationClass`` and the lists in ``ImageSets/Segmentation``; labels are class numbers, 255 the borders.
 
-    ``?aug=trainaug`` adds the images of a further list (``trainaug.txt``, ``aug.txt``, …) to those of ``train.txt``; their masks lie in
-    ``SegmentationClassAug``, which then goes before ``SegmentationClass``.
+    ``?aug=trainaug`` adds the images of a further list (``trainaug.txt``, ``aug.txt``, …) to those of ``train.txt``. The masks of the added
+    ones lie in ``SegmentationClassAug`` (SBD's, without 255 at the borders) or, failing that, in ``SegmentationClass``; the images of
+    ``train.txt`` keep their own of ``SegmentationClass``, whether the list names them too (``trainaug.txt`` does) or not. So does
+    mmsegmentation, which joins ``train.txt`` with ``SegmentationClass`` and ``aug.txt`` with ``SegmentationClassAug``.
     """
 
     kind: ClassVar[str] = "voc"
@@ -107,9 +109,15 @@ def _augmented(root: Path, spec: DataSpec, splits: dict[str, SplitFiles]) -> Spl
     if file is None:
         raise DataError(f"{spec}: no list {given}.txt in {lists}; aug names a list of further train images, such as trainaug or aug")
     train, val = splits["train"], splits["val"]
-    more = _files(root, "train", file, read_list(file), _AUG_FOLDERS)
+    own = {*train.images, *train.absent}
+    more = _files(root, "train", file, [line for line in read_list(file) if Path(line).stem not in own], _AUG_FOLDERS)
     leaked = sorted(more.images.keys() & val.images.keys())
     if leaked:
         raise DataError(f"{file}: names {listed(leaked)} of val; take them out of the list, or scores on val mean nothing")
-    both = _files(root, "train", file, sorted({*train.images, *train.absent, *more.images, *more.absent}), _AUG_FOLDERS)
-    return replace(both, origin=f"{train.origin} and {file}")
+    return replace(
+        more,
+        images={**train.images, **more.images},
+        masks={**train.masks, **more.masks},
+        absent=(*train.absent, *more.absent),
+        origin=f"{train.origin} and {file}",
+    )

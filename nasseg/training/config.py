@@ -128,10 +128,10 @@ class TrainingConfig(BaseModel):
         default=0.0, ge=0, lt=1, description="probability with which a residual branch of backbone or decoder is skipped (stochastic depth)"
     )
     dropout: float = Field(default=0.0, ge=0, lt=1, description="probability with which a channel of the fused map is dropped")
-    pad_multiple: Literal[1, 32] = Field(
+    pad_multiple: Literal[1, 32, 64, 128, 256] = Field(
         default=32,
-        description="32: images whose sides are no multiples of it are padded with the mean colour inside the network; 1: the network runs "
-        "on them as they are, from 32x32 (mmsegmentation's SegFormer). In training and validation",
+        description="images whose sides are no multiples of this are padded with the mean colour inside the network; 1: it runs on them as "
+        "they are, from 32x32 (mmsegmentation's SegFormer). In training and validation",
     )
     freeze_backbone: bool = Field(
         default=False, description="train the decoder only; the backbone keeps its weights and its normalisation statistics"

@@ -60,8 +60,23 @@ def test_aug(tmp_path: Path) -> None:
         assert data.splits["train"].ids == ("2007_000032", "2007_000039", "2008_000051", "2008_000052")
         np.testing.assert_array_equal(data.splits["train"][3].mask, labels(0, 1)(52))
         assert data.splits["val"].ids == ("2007_000033",)
-    save(root / "SegmentationClassAug/2007_000032.png", labels(5)(0))  # SBD's mask goes before VOC's
-    assert set(np.unique(open_data(f"voc:{root}?aug=trainaug").splits["train"][0].mask)) == {5}
+
+
+def test_aug_leaves_vocs_own_train_images_their_masks(tmp_path: Path) -> None:
+    """As mmsegmentation joins them: ``train.txt`` with ``SegmentationClass``, the further images with ``SegmentationClassAug``."""
+    root = voc(tmp_path, labels(0, 1), aug=("2008_000051",))
+    listed = ("2007_000032", "2007_000039", "2008_000051")  # what trainaug.txt names
+    (root / "ImageSets/Segmentation/aug.txt").write_text("2008_000051\n")
+    # SBD has a mask of its own for an image of train.txt; VOC has one for a further image.
+    save(root / "SegmentationClassAug/2007_000032.png", labels(5)(0))
+    save(root / "SegmentationClass/2008_000051.png", labels(6)(0))
+    for name in ("trainaug", "aug"):
+        train = open_data(f"voc:{root}?aug={name}").splits["train"]
+        assert train.ids == listed
+        np.testing.assert_array_equal(train[0].mask, labels(0, 1)(32))
+        np.testing.assert_array_equal(train[2].mask, labels(0, 1)(51))
+    (root / "SegmentationClassAug/2008_000051.png").unlink()
+    assert set(np.unique(open_data(f"voc:{root}?aug=aug").splits["train"][2].mask)) == {6}
 
 
 def test_aug_refused(tmp_path: Path) -> None:

@@ -53,6 +53,11 @@ def suggested() -> tuple[str, ...]:
     return (*BUILTIN, *_SUGGESTED)
 
 
+def is_backbone(architecture: str) -> bool:
+    """Whether there is a network of that name, without arguments; it may still break the contract (:func:`describe_backbone`)."""
+    return architecture in BUILTIN or timm.is_model(architecture)
+
+
 def canonical_name(name: str) -> str:
     """One spelling: no ``timm:`` before it, arguments sorted by name. Raises :class:`BackboneError` for a name that cannot be read."""
     architecture, arguments = parse_name(name)
