@@ -59,10 +59,12 @@ INTERRUPTED = 130
 @click.option("--cpus-per-trial", type=float, default=1.0, show_default=True, help="CPUs of a trial (Ray).")
 @click.option("--gpus-per-trial", type=float, default=0.0, show_default=True, help="GPUs of a trial (Ray); 0.5 puts two on one.")
 @click.option("--workers-per-trial", type=int, help="Processes that train one trial together (Ray); one for each GPU where left out.")
+@click.option("--trial-timeout", type=float, help="Seconds after which a trial that still runs has failed; no limit where left out.")
 @click.option("--address", help="Join the Ray cluster at HOST:PORT, or auto.")
 @click.option("--sampler", default="tpe", show_default=True, help="tpe, nsga2, gp or random.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the sampler and of every training.")
 @click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="GENE=… settles a gene, trainer.FIELD=… a setting. Repeatable.")
+@click.option("--retry-failed", is_flag=True, help="Train trials that failed in an earlier start again; lost ones are in any case.")
 @click.option("--dry-run", is_flag=True, help="Say what would be searched, and stop; writes nothing.")
 def command(
     space: str,
@@ -83,10 +85,12 @@ def command(
     cpus_per_trial: float,
     gpus_per_trial: float,
     workers_per_trial: int | None,
+    trial_timeout: float | None,
     address: str | None,
     sampler: str,
     seed: int,
     sets: tuple[str, ...],
+    retry_failed: bool,
     dry_run: bool,
 ) -> None:
     """Search SPACE, a shipped search space or a YAML file, for the best networks within a budget.
@@ -100,6 +104,7 @@ def command(
         cpus=cpus_per_trial,
         gpus=gpus_per_trial,
         workers=workers_per_trial,
+        timeout=trial_timeout,
         address=address,
     )
     plan = make_plan(
@@ -133,7 +138,7 @@ def command(
         screen.begin(read_study(plan.out).trials)
     try:
         with interruptible(), shown_on(console), screen:
-            view = run(plan, resources, screen)
+            view = run(plan, resources, screen, retry_failed=retry_failed)
     except KeyboardInterrupt:
         with deferred():
             stopped(console, plan, screen)

@@ -66,12 +66,13 @@ def run_ray(
     import ray  # noqa: PLC0415
     from ray import tune  # noqa: PLC0415
 
-    from nasseg.search.searcher import LOST, LostWorkers, StudySearcher, TrialRunner  # noqa: PLC0415
+    from nasseg.search.searcher import LostWorkers, StudySearcher, TrialRunner  # noqa: PLC0415
 
     with session(ray, resources) as folder:
         each = {"cpus": resources.cpus / resources.processes, "gpus": resources.gpus / resources.processes}
         check_room(node_resources(ray), **each, count=resources.processes, what="processes of one trial")
-        searcher = StudySearcher(study, progress, resources.processes)
+        evicted_workers_are_lost()
+        searcher = StudySearcher(study, progress, resources.processes, resources.timeout)
         tuner = tune.Tuner(
             tune.with_resources(TrialRunner, bundles(tune, resources)),
             tune_config=tune.TuneConfig(
@@ -80,7 +81,8 @@ def run_ray(
             run_config=tune.RunConfig(
                 name="search",
                 storage_path=str(folder / "tune"),
-                failure_config=tune.FailureConfig(max_failures=LOST - 1),
+                # How often is enough is decided by LostWorkers, which knows of progress.
+                failure_config=tune.FailureConfig(max_failures=-1),
                 # Tune would look for a checkpoint of its own under the driver's storage_path, on the node of the trial, and fail it.
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
                 callbacks=[LostWorkers(searcher, lost)],
@@ -88,6 +90,29 @@ def run_ray(
             ),
         )
         tuner.fit()
+
+
+def evicted_workers_are_lost() -> None:
+    """Let Tune treat a worker that Ray's memory monitor has killed as any lost worker.
+
+    Tune (Ray 2.60) knows the death of an actor and an error of its task; for everything else, ``OutOfMemoryError`` of the monitor among it,
+    it raises RuntimeError out of the whole run.
+    """
+    from ray.air.execution._internal.actor_manager import RayActorManager  # noqa: PLC0415  # Ray is loaded by its executor alone
+    from ray.exceptions import RayActorError, RayError, RayTaskError  # noqa: PLC0415
+
+    handle = RayActorManager._actor_task_failed
+    if getattr(handle, "of_nasseg", False):
+        return
+
+    def failed(self: Any, tracked_actor_task: Any, exception: Exception) -> None:
+        if isinstance(exception, RayError) and not isinstance(exception, (RayActorError, RayTaskError)):
+            reason = str(exception).strip().splitlines()[0] if str(exception).strip() else type(exception).__name__
+            exception = RayActorError(error_msg=reason)
+        handle(self, tracked_actor_task, exception)
+
+    failed.of_nasseg = True  # type: ignore[attr-defined]
+    RayActorManager._actor_task_failed = failed
 
 
 def bundles(tune: Any, resources: Resources) -> Any:

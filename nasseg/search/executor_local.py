@@ -18,28 +18,32 @@ from nasseg.cores import wait_passively
 from nasseg.log import forwarded, relay
 from nasseg.search.candidate import Proposal
 from nasseg.search.study import Study
-from nasseg.search.worker import Stopped, execute
+from nasseg.search.worker import LOST, Losses, Stopped, execute, timed_out
 from nasseg.training.trial import Result, Trial
 
 Progress = Callable[[int, int, Mapping[str, float]], None]
 """``progress(number, iteration, metrics)`` of a running trial."""
 
-LOST_TWICE = 2
-"""A trial whose worker was lost this often is told as failed."""
+TIMEOUT_SECONDS = 0.5
+"""How often trials that may not run for ever are looked at."""
 
 PROGRESS_SECONDS = 0.25
 """A worker sends no more than one progress message in this time."""
 
 
-def run_local(study: Study, *, concurrency: int, progress: Progress, lost: Callable[[int, str], None]) -> None:
+def run_local(
+    study: Study, *, concurrency: int, progress: Progress, lost: Callable[[int, str], None], timeout: float | None = None
+) -> None:
     """Run the study to its end. ``lost(number, why)`` is called when a worker went away and its trial is tried again.
+
+    ``timeout``: seconds a trial may take; a process of its own is ended then, so even one trial at a time runs in one.
 
     Ctrl-C (KeyboardInterrupt) ends it at once: running trials stay running in the journal and go on from their checkpoints next time.
     """
-    if concurrency == 1:
+    if concurrency == 1 and timeout is None:
         run_here(study, progress)
         return
-    pool = Pool(concurrency)
+    pool = Pool(concurrency, timeout)
     try:
         pool.run(study, progress, lost)
     finally:
@@ -65,6 +69,7 @@ class Worker:
     process: Any
     pipe: connection.Connection
     proposal: Proposal | None = None
+    started: float = 0.0
 
 
 @dataclass
@@ -72,8 +77,9 @@ class Pool:
     """Long-lived worker processes, started when first needed. One that dies (killed, out of memory, crash) is replaced."""
 
     size: int
+    timeout: float | None = None
     workers: list[Worker] = field(default_factory=list)
-    losses: dict[int, int] = field(default_factory=dict)
+    losses: Losses = field(default_factory=Losses)
 
     def run(self, study: Study, progress: Progress, lost: Callable[[int, str], None]) -> None:
         """Keep every worker busy until nothing is left to propose and nothing runs."""
@@ -87,7 +93,7 @@ class Pool:
             busy = [worker for worker in self.workers if worker.proposal is not None]
             if not busy:
                 return
-            for ready in connection.wait([worker.pipe for worker in busy]):
+            for ready in connection.wait([worker.pipe for worker in busy], None if self.timeout is None else TIMEOUT_SECONDS):
                 worker = next(w for w in busy if w.pipe is ready)
                 assert worker.proposal is not None
                 number = worker.proposal.number
@@ -95,9 +101,8 @@ class Pool:
                     kind, content = worker.pipe.recv()
                 except (EOFError, OSError):
                     why = self.bury(worker)
-                    self.losses[number] = self.losses.get(number, 0) + 1
-                    if self.losses[number] >= LOST_TWICE:
-                        study.fail(number, f"its worker was lost {LOST_TWICE} times; the last {why}", lost=True)
+                    if self.losses.count(worker.proposal) >= LOST:
+                        study.fail(number, f"its worker was lost {LOST} times without progress; the last {why}", lost=True)
                     else:
                         lost(number, why)
                         again.append(worker.proposal)
@@ -109,6 +114,16 @@ class Pool:
                 else:
                     worker.proposal = None
                     study.tell(number, Result.from_dict(content))
+            self.end_late(study)
+
+    def end_late(self, study: Study) -> None:
+        """End the processes whose trial has run for too long."""
+        for worker in [w for w in self.workers if w.proposal is not None]:
+            seconds = time.monotonic() - worker.started
+            if self.timeout is not None and seconds > self.timeout and worker.proposal is not None:
+                worker.process.kill()
+                self.bury(worker)
+                study.tell(worker.proposal.number, timed_out(self.timeout, seconds))
 
     def idle(self) -> Worker | None:
         """A worker without a trial, a new one where the pool is not full, None where all are busy."""
@@ -129,7 +144,7 @@ class Pool:
         """Hand a trial to an idle worker."""
         worker = self.idle()
         assert worker is not None
-        worker.proposal = proposal
+        worker.proposal, worker.started = proposal, time.monotonic()
         try:
             worker.pipe.send(proposal.trial.to_dict())
         except OSError:

@@ -15,7 +15,7 @@ class Resources:
 
     ``concurrency`` trials run at a time, each with ``cpus`` and ``gpus`` (fractions share one). A trial runs in ``workers`` processes that
     train together, each with an equal part of its CPUs and GPUs; None is one process for each GPU. ``address`` joins a Ray cluster; its
-    nodes must see ``out`` and the data under the same paths.
+    nodes must see ``out`` and the data under the same paths. A trial that runs for more than ``timeout`` seconds fails.
     """
 
     executor: str = "ray"
@@ -24,6 +24,7 @@ class Resources:
     gpus: float = 0.0
     address: str | None = None
     workers: int | None = None
+    timeout: float | None = None
 
     def __post_init__(self) -> None:
         problems: list[Problem] = []
@@ -32,6 +33,8 @@ class Resources:
         elif self.workers is not None and self.gpus > 0 and self.workers != max(1, self.gpus):
             rule = f"a process uses one GPU, no more and no less, so {self.gpus:g} GPUs a trial want {max(1, self.gpus):g}"
             problems.append(Problem("", "--workers-per-trial", rule, self.workers, max(1, int(self.gpus))))
+        if self.timeout is not None and self.timeout <= 0:
+            problems.append(Problem("", "--trial-timeout", "must be above 0 seconds", self.timeout, 600))
         if self.executor == "local" and self.processes > 1:
             problems.append(Problem("", "--workers-per-trial", "several processes a trial need --executor ray", self.processes, 1))
         if self.executor not in EXECUTORS:

@@ -12,7 +12,7 @@ from typing import Any
 
 import optuna
 
-from nasseg.errors import ConfigError, Problem, StudyError
+from nasseg.errors import ConfigError, Problem, RunFailed, StudyError
 from nasseg.files import dump_yaml, write_atomic
 from nasseg.genes.budget import Budget
 from nasseg.genes.genotype import Genotype
@@ -47,6 +47,7 @@ def search(
     cpus_per_trial: float = 1.0,
     gpus_per_trial: float = 0.0,
     workers_per_trial: int | None = None,
+    trial_timeout: float | None = None,
     address: str | None = None,
     settings: Mapping[str, Any] | None = None,
     genes: Mapping[str, Any] | None = None,
@@ -57,6 +58,7 @@ def search(
     seed: int = 0,
     sampler: str = "tpe",
     objectives: Given | None = None,
+    retry_failed: bool = False,
     listener: Listener | None = None,
 ) -> StudyView:
     """Search ``space`` under ``budget`` and return the study: its trials, its Pareto front, its best.
@@ -72,6 +74,7 @@ def search(
         cpus=cpus_per_trial,
         gpus=gpus_per_trial,
         workers=workers_per_trial,
+        timeout=trial_timeout,
         address=address,
     )
     plan = make_plan(
@@ -93,11 +96,29 @@ def search(
         sampler=sampler,
         objectives=objectives,
     )
-    return run(plan, resources, listener)
+    return run(plan, resources, listener, retry_failed=retry_failed)
 
 
-def run(plan: Plan, resources: Resources, listener: Listener | None = None) -> StudyView:
-    """Carry out a plan."""
+class RepeatedFailure(RunFailed):
+    """Trial after trial failed for the same reason: the machine, the data or the recipe is at fault, not the networks."""
+
+
+def run(plan: Plan, resources: Resources, listener: Listener | None = None, *, retry_failed: bool = False) -> StudyView:
+    """Carry out a plan.
+
+    Args:
+        plan: what is searched.
+        resources: where trials run.
+        listener: called with every event.
+        retry_failed: train the failed trials of an earlier start again. Those that were lost for no fault of their own always are.
+
+    Returns:
+        The study as it stands at the end.
+
+    Raises:
+        RepeatedFailure: the search stopped because trial after trial failed for the same reason.
+        NassegError: for everything that was given wrongly.
+    """
     check_processes(plan, resources)
     if plan.earlier() is None:
         check_weights(plan)
@@ -117,11 +138,11 @@ def run(plan: Plan, resources: Resources, listener: Listener | None = None) -> S
         write_atomic(plan.out / CONFIG, dump_yaml(config))
         stack.enter_context(quiet_optuna())
         recorder = stack.enter_context(contextlib.closing(Recorder(plan, listener)))
-        study = stack.enter_context(contextlib.closing(open_study(plan, recorder)))
+        study = stack.enter_context(contextlib.closing(open_study(plan, recorder, retry_failed)))
         stack.enter_context(forwarded(recorder.record))
         recorder.begin(study)
         if resources.executor == "local":
-            run_local(study, concurrency=resources.concurrency, progress=recorder.progress, lost=recorder.lost)
+            run_local(study, concurrency=resources.concurrency, progress=recorder.progress, lost=recorder.lost, timeout=resources.timeout)
         else:
             # Ray takes seconds to import, and reads its settings from the environment when it is.
             from nasseg.search.cluster import run_ray  # noqa: PLC0415
@@ -130,6 +151,8 @@ def run(plan: Plan, resources: Resources, listener: Listener | None = None) -> S
             recorder(Event(kind="status", text=where))
             run_ray(study, resources=resources, progress=recorder.progress, lost=recorder.lost)
         recorder.end()
+        if study.condemned is not None:
+            raise RepeatedFailure(f"{plan.out}: {study.condemned}")
     return replace(read_study(plan.out), driver=None)
 
 
@@ -154,7 +177,7 @@ def check_processes(plan: Plan, resources: Resources) -> None:
             raise ConfigError(Problem("trainer", "batch_size", rule, batch, nearest))
 
 
-def open_study(plan: Plan, listener: Listener) -> Study:
+def open_study(plan: Plan, listener: Listener, retry_failed: bool = False) -> Study:
     """The study of a plan, with what its journal holds."""
     return Study(
         plan.out,
@@ -165,6 +188,7 @@ def open_study(plan: Plan, listener: Listener) -> Study:
         sampler=plan.sampler,
         seed=plan.seed,
         listener=listener,
+        retry_failed=retry_failed,
     )
 
 

@@ -23,7 +23,7 @@ import nasseg
 from nasseg.log import forwarded, relay
 from nasseg.search.candidate import Proposal, finite, unfinite
 from nasseg.search.study import Study
-from nasseg.search.worker import LostProcess, Run, Stopped, execute
+from nasseg.search.worker import LOST, Losses, LostProcess, Run, Stopped, execute, timed_out
 from nasseg.training.trial import Result, Trial
 
 if TYPE_CHECKING:
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 STEP_SECONDS = 1.0
 """How long a worker gathers progress before it answers Tune: each answer costs the driver some milliseconds."""
 
-LOST = 2
-"""A trial whose worker was lost this often is told as failed: Tune's ``max_failures`` is one less."""
+GIVEN_UP = "given_up"
+"""Key of a trial's configuration: why it is not run any more. Its next worker answers with a failed result at once."""
 
 
 PROGRESS = "nasseg_progress"
@@ -46,8 +46,11 @@ LOST_RANK = "nasseg_lost_rank"
 class StudySearcher(Searcher):  # type: ignore[misc]  # Ray is not typed
     """Asks the study for proposals and tells it results. Holds no state of its own that a restart would need."""
 
-    def __init__(self, study: Study, progress: Callable[[int, int, Mapping[str, float]], None], workers: int = 1) -> None:
+    def __init__(
+        self, study: Study, progress: Callable[[int, int, Mapping[str, float]], None], workers: int = 1, timeout: float | None = None
+    ) -> None:
         super().__init__()
+        self.timeout = timeout
         self.study = study
         self.workers = workers
         self.progress = progress
@@ -61,7 +64,7 @@ class StudySearcher(Searcher):  # type: ignore[misc]  # Ray is not typed
             return str(Searcher.FINISHED)
         self.proposals[trial_id] = proposal
         self.suggested.append(proposal.number)
-        return {"trial": proposal.trial.to_dict(), "version": nasseg.__version__, "workers": self.workers}
+        return {"trial": proposal.trial.to_dict(), "version": nasseg.__version__, "workers": self.workers, "timeout": self.timeout}
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Progress of a running trial, and what it logged."""
@@ -79,9 +82,9 @@ class StudySearcher(Searcher):  # type: ignore[misc]  # Ray is not typed
             return
         self._relay(proposal, result or {})
         content = (result or {}).get(RESULT)
+        given_up = (result or {}).get(GIVEN_UP)
         if error or content is None:
-            why = "killed, out of memory, or its node went away"
-            self.study.fail(proposal.number, f"its worker was lost {LOST} times ({why})", lost=True)
+            self.study.fail(proposal.number, given_up or "its worker was lost", lost=True)
         else:
             self.study.tell(proposal.number, Result.from_dict(unfinite(json.loads(content))))
 
@@ -110,17 +113,23 @@ class StudySearcher(Searcher):  # type: ignore[misc]  # Ray is not typed
 
 
 class LostWorkers(Callback):  # type: ignore[misc]  # Ray is not typed
-    """Says when a worker went away and its trial is tried again."""
+    """Says when a worker went away and its trial is tried again; gives a trial up that makes no progress between two losses."""
 
     def __init__(self, searcher: StudySearcher, lost: Callable[[int, str], None]) -> None:
         self.searcher = searcher
         self.lost = lost
+        self.losses = Losses()
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Tune is about to start the trial again."""
-        number = self.searcher.number(trial.trial_id)
-        if number is not None:
-            self.lost(number, "killed, out of memory, or its node went away")
+        proposal = self.searcher.proposals.get(trial.trial_id)
+        if proposal is None:
+            return
+        why = "killed, out of memory, or its node went away"
+        if self.losses.count(proposal) >= LOST:
+            trial.config = {**trial.config, GIVEN_UP: f"its worker was lost {LOST} times without progress ({why})"}
+        else:
+            self.lost(proposal.number, why)
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
@@ -144,7 +153,10 @@ class TrialRunner(Trainable):  # type: ignore[misc]  # Ray is not typed
 
     def step(self) -> dict[str, Any]:
         """Progress, or the end (``done``)."""
+        if GIVEN_UP in self.content:
+            return {GIVEN_UP: self.content[GIVEN_UP], "done": True}
         if self.thread is None:
+            self.started = time.monotonic()
             if self.ranks is None and self.content.get("workers", 1) > 1:
                 # torch.distributed takes seconds to import; most trials run in one process.
                 from nasseg.search.ranks import RankGroup  # noqa: PLC0415
@@ -167,6 +179,11 @@ class TrialRunner(Trainable):  # type: ignore[misc]  # Ray is not typed
                     logs.append(message[LOGS])
                 else:
                     told = message
+        limit = self.content.get("timeout")
+        if RESULT not in told and limit is not None and time.monotonic() - self.started > limit:
+            # The thread may hang for ever: reset_config finds it alive, and Tune takes a new actor.
+            self.leaving.set()
+            told = {RESULT: json.dumps(timed_out(limit, time.monotonic() - self.started).to_dict()), "done": True}
         return {**told, LOGS: json.dumps(logs)} if logs else told
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:

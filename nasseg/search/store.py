@@ -27,7 +27,7 @@ from nasseg.files import read_yaml
 from nasseg.genes.genotype import Genotype
 from nasseg.search.driver import DriverLock
 from nasseg.search.journal import read_storage
-from nasseg.search.view import COMPLETE, RUNNING, WAITING, StudyView, TrialView, load_optuna, view_trials
+from nasseg.search.view import COMPLETE, RETRIED, RUNNING, WAITING, StudyView, TrialView, load_optuna, view_trials
 
 PARQUET = "results.parquet"
 CONFIG = "study.yaml"
@@ -192,7 +192,10 @@ def read_study(path: str | Path) -> StudyView:
     objectives = {str(k): str(v) for k, v in config["objectives"].items()}
     driver = DriverLock(folder).holder()
     study = load_optuna(read_storage(folder / "journal.log"))
-    trials = () if study is None else view_trials(study.get_trials(deepcopy=False), list(objectives.values()), driven=driver is not None)
+    trials: tuple[TrialView, ...] = ()
+    if study is not None:
+        retried = study.user_attrs.get(RETRIED, ())
+        trials = view_trials(study.get_trials(deepcopy=False), list(objectives.values()), driven=driver is not None, retried=retried)
     return StudyView(path=folder, trials=trials, objectives=objectives, config=config, driver=driver)
 
 

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import math
 import random
+import re
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import replace
@@ -54,6 +55,9 @@ SLOW_REJECTS = {"gp": 5}
 STARTS = 10
 """A trial that was started so often and never reached a checkpoint takes its driver down with it: it is told as failed."""
 
+EQUAL_FAILURES = 5
+"""After so many trials in a row that failed for the same reason the search stops: it is the machine, the data or the recipe that fails."""
+
 
 class Study:
     """Proposes trials and takes their results. One driver at a time (:class:`nasseg.search.driver.DriverLock`).
@@ -73,6 +77,7 @@ class Study:
         sampler: str = "tpe",
         seed: int = 0,
         listener: Listener | None = None,
+        retry_failed: bool = False,
     ) -> None:
         self.folder = Path(folder)
         self.proposer = proposer
@@ -83,6 +88,8 @@ class Study:
         self.objectives = dict(objectives or self.space.objectives)
         self.listener = listener
         self.finished: str | None = None
+        self.condemned: str | None = None
+        self._failures: list[str] = []
         self.running: dict[int, Candidate] = {}
         self.completed = self.failed = self.rejected = self.duplicates = 0
         self._front: list[tuple[int, tuple[float, ...], Candidate]] = []
@@ -118,8 +125,10 @@ class Study:
             self.optuna.sampler = self.sampling = make_sampler(sampler, seed + len(self._frozen()))
         self._study_id = self.storage.get_study_id_from_name(view.STUDY_NAME)
         self._rng = random.Random(f"{seed}/{len(self._frozen())}")
+        self._retried: set[int] = set(self.optuna.user_attrs.get(view.RETRIED, ()))
         self._load()
         self._enqueue_presets()
+        self._retry(retry_failed)
 
     # What a search asks.
 
@@ -135,7 +144,7 @@ class Study:
 
     def view(self) -> StudyView:
         """The study as a reader sees it."""
-        trials = view_trials(self._frozen(), list(self.objectives.values()))
+        trials = view_trials(self._frozen(), list(self.objectives.values()), retried=self._retried)
         return StudyView(path=self.folder, trials=trials, objectives=self.objectives)
 
     def view_of(self, number: int) -> TrialView:
@@ -198,6 +207,7 @@ class Study:
         self.optuna.tell(number, values, TrialState.COMPLETE)
         self.running.pop(number)
         self.completed += 1
+        self._failures.clear()
         self._told[number] = (tuple(values), None)
         self._join_front(number, tuple(values), candidate)
         self._emit(view.COMPLETE, number)
@@ -215,8 +225,20 @@ class Study:
         self.optuna.tell(number, state=TrialState.FAIL)
         self.failed += 1
         self._told[number] = (None, reason)
+        self._note_failure(reason)
         self._emit(view.FAILED, number)
         self._answer_twins(number)
+
+    def _note_failure(self, reason: str) -> None:
+        """Stop handing out trials after :data:`EQUAL_FAILURES` equal ones; numbers and paths in a reason do not make it another."""
+        kind = re.sub(r"\S*[/\d]\S*", "…", reason)
+        self._failures = [*(earlier for earlier in self._failures if earlier == kind), kind]
+        if len(self._failures) >= EQUAL_FAILURES and self.condemned is None:
+            self.condemned = (
+                f"{len(self._failures)} trials in a row failed: {reason.splitlines()[0]}; the search stops. "
+                "When the cause is mended, the same command with --retry-failed trains the failed ones again"
+            )
+            self.finished = self.condemned
 
     def close(self) -> None:
         """Flush and close the journal; running trials stay running in it and are requeued by the next driver."""
@@ -400,7 +422,7 @@ class Study:
                 self._told[frozen.number] = (values, None)
                 self._known[candidate.key] = frozen.number
                 self._join_front(frozen.number, values, candidate)
-            else:
+            elif frozen.number not in self._retried:
                 self.failed += 1
                 self._told[frozen.number] = (None, frozen.user_attrs.get(view.REASON))
                 if not frozen.user_attrs.get(view.LOST):
@@ -417,6 +439,28 @@ class Study:
                     self._answer(frozen.number, original)
                 else:
                     self._twins.setdefault(original, []).append(frozen.number)
+
+    def _retry(self, failed: bool) -> None:
+        """Queue again what was lost for no fault of its own and, with ``failed``, whatever failed; the new trials take their place."""
+        for frozen in self._frozen():
+            attributes = frozen.user_attrs
+            if frozen.state != TrialState.FAIL or view.CANDIDATE not in attributes or view.DUPLICATE_OF in attributes:
+                continue
+            if frozen.number in self._retried or not (failed or attributes.get(view.LOST)):
+                continue
+            candidate = Candidate.from_dict(attributes[view.CANDIDATE])
+            parameters = self.space.encode(self._point(candidate))
+            if parameters is None:
+                self._note(f"trial {frozen.number} is not tried again: its network lies outside the space")
+                continue
+            if self._known.get(candidate.key) == frozen.number:
+                del self._known[candidate.key]
+            self._enqueue(self._point(candidate), parameters, candidate.origin)
+            self._retried.add(frozen.number)
+            self._told.pop(frozen.number, None)
+            self.failed -= 1
+            self._note(f"trial {frozen.number} is tried again; it had failed: {attributes.get(view.REASON)}")
+        self.optuna.set_user_attr(view.RETRIED, sorted(self._retried))
 
     def _interrupted(self, number: int) -> None:
         self._attribute(number, view.REASON, "interrupted while being proposed; never trained")

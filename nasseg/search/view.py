@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ REASON = "reason"
 DUPLICATE_OF = "duplicate_of"
 ATTEMPT = "attempt"
 LOST = "lost"
+RETRIED = "retried"
 """User attributes of the Optuna trials. ``candidate`` is set once a candidate is whole: genotype, settings, cost, key and origin."""
 
 STUDY_NAME = "nasseg"
@@ -61,11 +62,12 @@ class TrialView:
     finished: str | None = None
     checkpoint: str | None = None
     on_front: bool = False
+    retried: bool = False
 
     @property
     def trained(self) -> bool:
         """Whether the trial counts as one of the N asked for: it was trained, to its end or to its failure."""
-        return self.state in (COMPLETE, FAILED)
+        return self.state in (COMPLETE, FAILED) and not self.retried
 
     def number_of(self, name: str) -> float | None:
         """A cost or a metric by name, None where the trial has none."""
@@ -217,11 +219,18 @@ def answered(duplicate: TrialView, original: TrialView | None) -> TrialView:
     return replace(duplicate, metrics=original.metrics, per_class=original.per_class, protocol=original.protocol)
 
 
-def view_trials(trials: Sequence[FrozenTrial], directions: Sequence[str], *, driven: bool = True) -> tuple[TrialView, ...]:
-    """All trials of a study, those on the front marked, duplicates with the metrics of the trial that answered them."""
+def view_trials(
+    trials: Sequence[FrozenTrial], directions: Sequence[str], *, driven: bool = True, retried: Collection[int] = ()
+) -> tuple[TrialView, ...]:
+    """All trials of a study, those on the front marked, duplicates with the metrics of the trial that answered them.
+
+    ``retried``: failed trials whose place another trial has taken.
+    """
     views = [view for trial in trials if (view := view_trial(trial, driven=driven)) is not None]
     by_number = {view.number: view for view in views}
     for i, view in enumerate(views):
+        if view.number in retried:
+            views[i] = replace(view, retried=True)
         if view.duplicate_of is not None:
             views[i] = answered(view, by_number.get(view.duplicate_of))
     able = [i for i, view in enumerate(views) if view.state == COMPLETE and view.values is not None]

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from nasseg.errors import NassegError
 from nasseg.files import canonical_json, digest, read_json_or_none, write_atomic
-from nasseg.search.candidate import finite, unfinite
+from nasseg.search.candidate import Proposal, finite, unfinite
 from nasseg.search.returned import plain_report, plain_result
 from nasseg.training.trainer import load_trainer
 from nasseg.training.trial import Report, Result, Trainer, Trial
@@ -40,6 +40,44 @@ class Stopped(BaseException):  # not an error: the search is being stopped, the 
 
 Run = Callable[[Trial, Report, Path | None], Result]
 """``run(trial, report, own)`` trains one attempt in its folder; :func:`attempt` in this process."""
+
+
+LOST = 2
+"""A trial whose worker was lost this often without progress in between is given up."""
+
+
+class Losses:
+    """Counts how often in a row the worker of a trial was lost without progress.
+
+    Progress is a checkpoint that was not there at the last loss: on machines that may be taken away at any time (spot instances) a long
+    trial is lost many times, and comes to its end all the same.
+    """
+
+    def __init__(self) -> None:
+        self._seen: dict[int, tuple[str, int] | None] = {}
+        self._counts: dict[int, int] = {}
+
+    def count(self, proposal: Proposal) -> int:
+        """Note one more loss.
+
+        Args:
+            proposal: the trial whose worker was lost.
+
+        Returns:
+            How many losses there were since its last progress, this one included.
+        """
+        trial = proposal.trial
+        checkpoint = None if trial.workdir is None else newest_checkpoint(Path(trial.workdir), identify(trial))
+        now = None if checkpoint is None else (str(checkpoint), checkpoint.stat().st_mtime_ns)
+        progressed = now is not None and now != self._seen.get(proposal.number)
+        self._seen[proposal.number] = now
+        self._counts[proposal.number] = 1 if progressed else self._counts.get(proposal.number, 0) + 1
+        return self._counts[proposal.number]
+
+
+def timed_out(limit: float, seconds: float) -> Result:
+    """The result of a trial that has run for longer than ``--trial-timeout``."""
+    return Result(status=Result.FAILED, reason=f"it ran for longer than --trial-timeout ({limit:g} s)", seconds=seconds)
 
 
 def execute(trial: Trial, report: Report, run: Run | None = None) -> Outcome:

@@ -89,7 +89,7 @@ def test_a_lost_worker_is_replaced_and_its_trial_tried_once_more(tmp_path: Path)
     failed = [t for t in study.view().trials if t.state == "failed"]
     assert study.trained == 5
     assert failed
-    assert {t.reason for t in failed} == {"its worker was lost 2 times; the last ended with exit code 9"}
+    assert {t.reason for t in failed} == {"its worker was lost 2 times without progress; the last ended with exit code 9"}
     assert sorted(number for number, _ in lost) == [t.number for t in failed]
     assert {why for _, why in lost} == {"ended with exit code 9"}
     attempts = Counter(entry["trial"] for entry in diary_of(diary) if entry["step"] == 0)
