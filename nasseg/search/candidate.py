@@ -10,6 +10,7 @@ from typing import Any, Self
 import optuna
 
 from nasseg.genes.genotype import Genotype
+from nasseg.genes.space import Point
 from nasseg.genes.variable import Nearest, same
 from nasseg.search.samplers import LegalSampler
 from nasseg.training.trial import Trial
@@ -62,6 +63,10 @@ class Candidate:
     origin: str
     id: str
     short: str
+
+    def point(self) -> Point:
+        """The point of the space that was proposed."""
+        return Point(Genotype.from_dict(self.genotype), dict(self.settings))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data; :meth:`from_dict` gives the candidate back."""

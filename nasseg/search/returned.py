@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
 from nasseg.errors import TrainingFailed
+from nasseg.search.candidate import unfinite
 from nasseg.training.trial import Report, Result
 
 
@@ -119,3 +120,33 @@ def shortened(value: Any) -> str:
     """A value in a message: not more than some words of it."""
     text = " ".join(repr(value).split())
     return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def recorded_result(content: Mapping[str, Any]) -> Result:
+    """A result as the journal holds it; a failed one where a version wrote down what none can read."""
+    try:
+        return Result.from_dict(unfinite(content))
+    except (TypeError, ValueError, AttributeError):
+        return Result(status=Result.FAILED, reason="its recorded result cannot be read: a metric is no number")
+
+
+def objective_values(objectives: Iterable[str], cost: Mapping[str, float], result: Result) -> list[float]:
+    """What a result reaches in each objective. A cost is counted, never reported: a metric of the same name does not replace it.
+
+    Args:
+        objectives: names of costs and metrics.
+        cost: of the network, by name.
+        result: a complete one.
+
+    Raises:
+        TrainingFailed: an objective is missing, or is no finite number.
+    """
+    values: list[float] = []
+    for name in objectives:
+        value = cost.get(name, result.metrics.get(name))
+        if value is None:
+            raise TrainingFailed(f"the trainer reported no {name} (there are {', '.join([*result.metrics, *cost])})")
+        if not math.isfinite(value):
+            raise TrainingFailed(f"{name} is {value}")
+        values.append(float(value))
+    return values

@@ -17,9 +17,7 @@ Rejects are told as PRUNED with their constraints, because a sampler that never 
 
 from __future__ import annotations
 
-import math
 import random
-import re
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import replace
@@ -31,14 +29,14 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from nasseg.errors import StudyError, TrainingFailed
-from nasseg.genes.genotype import Genotype
 from nasseg.genes.space import Point
 from nasseg.search import view
-from nasseg.search.candidate import Candidate, Chooser, Proposal, Recipe, finite, unfinite
+from nasseg.search.candidate import Candidate, Chooser, Proposal, Recipe, finite
+from nasseg.search.failures import FailureStreak, to_retry
 from nasseg.search.journal import open_storage
 from nasseg.search.journal_repair import repair_journal
 from nasseg.search.proposer import Proposer
-from nasseg.search.returned import plain_result
+from nasseg.search.returned import objective_values, plain_result, recorded_result
 from nasseg.search.samplers import make_sampler
 from nasseg.search.store import PARQUET, read_rows
 from nasseg.search.view import Event, Listener, StudyView, TrialView, answered, load_optuna, pareto_front, view_trial, view_trials
@@ -54,9 +52,6 @@ SLOW_REJECTS = {"gp": 5}
 
 STARTS = 10
 """A trial that was started so often and never reached a checkpoint takes its driver down with it: it is told as failed."""
-
-EQUAL_FAILURES = 5
-"""After so many trials in a row that failed for the same reason the search stops: it is the machine, the data or the recipe that fails."""
 
 
 class Study:
@@ -89,7 +84,7 @@ class Study:
         self.listener = listener
         self.finished: str | None = None
         self.condemned: str | None = None
-        self._failures: list[str] = []
+        self._streak_of_failures = FailureStreak()
         self.running: dict[int, Candidate] = {}
         self.completed = self.failed = self.rejected = self.duplicates = 0
         self._front: list[tuple[int, tuple[float, ...], Candidate]] = []
@@ -193,21 +188,15 @@ class Study:
         if result.status != Result.COMPLETE:
             self.fail(number, result.reason or "the trainer gave no reason")
             return
-        values: list[float] = []
-        for name in self.objectives:
-            value = candidate.cost.get(name, result.metrics.get(name))
-            if value is None:
-                known = ", ".join([*result.metrics, *candidate.cost])
-                self.fail(number, f"the trainer reported no {name} (there are {known})")
-                return
-            if not math.isfinite(value):
-                self.fail(number, f"{name} is {value}")
-                return
-            values.append(float(value))
+        try:
+            values = objective_values(self.objectives, candidate.cost, result)
+        except TrainingFailed as error:
+            self.fail(number, str(error))
+            return
         self.optuna.tell(number, values, TrialState.COMPLETE)
         self.running.pop(number)
         self.completed += 1
-        self._failures.clear()
+        self._streak_of_failures.clear()
         self._told[number] = (tuple(values), None)
         self._join_front(number, tuple(values), candidate)
         self._emit(view.COMPLETE, number)
@@ -225,20 +214,10 @@ class Study:
         self.optuna.tell(number, state=TrialState.FAIL)
         self.failed += 1
         self._told[number] = (None, reason)
-        self._note_failure(reason)
+        self.condemned = self.condemned or self._streak_of_failures.note(reason)
+        self.finished = self.finished or self.condemned
         self._emit(view.FAILED, number)
         self._answer_twins(number)
-
-    def _note_failure(self, reason: str) -> None:
-        """Stop handing out trials after :data:`EQUAL_FAILURES` equal ones; numbers and paths in a reason do not make it another."""
-        kind = re.sub(r"\S*[/\d]\S*", "…", reason)
-        self._failures = [*(earlier for earlier in self._failures if earlier == kind), kind]
-        if len(self._failures) >= EQUAL_FAILURES and self.condemned is None:
-            self.condemned = (
-                f"{len(self._failures)} trials in a row failed: {reason.splitlines()[0]}; the search stops. "
-                "When the cause is mended, the same command with --retry-failed trains the failed ones again"
-            )
-            self.finished = self.condemned
 
     def close(self) -> None:
         """Flush and close the journal; running trials stay running in it and are requeued by the next driver."""
@@ -281,12 +260,7 @@ class Study:
         frozen = self.storage.get_trial(self._id(number))
         if view.RESULT in frozen.user_attrs:
             # Killed between the result and its telling.
-            try:
-                result = Result.from_dict(unfinite(frozen.user_attrs[view.RESULT]))
-            except (TypeError, ValueError, AttributeError):
-                # Of a version that wrote down what no version can read.
-                result = Result(status=Result.FAILED, reason="its recorded result cannot be read: a metric is no number")
-            self.tell(number, result)
+            self.tell(number, recorded_result(frozen.user_attrs[view.RESULT]))
             return None
         attempt = int(frozen.user_attrs.get(view.ATTEMPT, 0)) + 1
         workdir = (self.folder / "work" / str(number)).absolute()
@@ -296,8 +270,7 @@ class Study:
         self._attribute(number, view.ATTEMPT, attempt)
         self.journal.flush()
         self._emit("resumed" if attempt > 1 else view.RUNNING, number)
-        genotype = Genotype.from_dict(candidate.genotype)
-        return Proposal(number, self.recipe.trial(genotype, candidate.settings, str(workdir)), attempt)
+        return Proposal(number, self.recipe.trial(candidate.point().genotype, candidate.settings, str(workdir)), attempt)
 
     def _reject(self, number: int, candidate: Candidate, violated: str) -> None:
         self.running.pop(number, None)
@@ -346,14 +319,12 @@ class Study:
             self._limit = max(min(FEWEST_REJECTS, self._patience), self._limit // 2)
         self._want_fresh, self._streak = False, 0
         self._stuck += 1
-        front = [self._point(candidate) for _, _, candidate in self._front]
+        front = [candidate.point() for _, _, candidate in self._front]
         found = self.proposer.fresh(front, self._unseen, self._rng) if self._stuck <= REJECTS_IN_A_ROW else None
-        parameters = None if found is None else self.space.encode(found[0])
-        if found is None or parameters is None:
+        if found is None or not self._enqueue(*found):
             self.finished = f"every network of the space {self.space.name} that fits the budget has been tried"
             self._note(f"the search ends early: {self.finished}")
             return False
-        self._enqueue(found[0], parameters, found[1])
         return True
 
     def _unseen(self, point: Point) -> bool:
@@ -362,9 +333,12 @@ class Study:
     def _queued(self) -> bool:
         return bool(self.optuna.get_trials(deepcopy=False, states=(TrialState.WAITING,)))
 
-    def _enqueue(self, point: Point, parameters: Mapping[str, Any], origin: str) -> None:
-        planned = self._candidate(point, origin).to_dict()
-        self.optuna.enqueue_trial(dict(parameters), user_attrs={view.PLANNED: planned})
+    def _enqueue(self, point: Point, origin: str) -> bool:
+        """Queue a point as the next trial; False for one that lies outside the space."""
+        parameters = self.space.encode(point)
+        if parameters is not None:
+            self.optuna.enqueue_trial(dict(parameters), user_attrs={view.PLANNED: self._candidate(point, origin).to_dict()})
+        return parameters is not None
 
     def _enqueue_presets(self) -> None:
         """Queue the presets that fit, once a study; say why the others are left out."""
@@ -377,9 +351,7 @@ class Study:
             if plan.point is None:
                 self._note(f"preset {plan.name} is left out: {plan.reason}")
             elif origin not in there:
-                parameters = self.space.encode(plan.point)
-                assert parameters is not None
-                self._enqueue(plan.point, parameters, origin)
+                self._enqueue(plan.point, origin)
         self.optuna.set_user_attr("presets", {plan.name: plan.reason or "queued" for plan in plans})
 
     def _candidate(self, point: Point, origin: str) -> Candidate:
@@ -393,9 +365,6 @@ class Study:
             id=genotype.id,
             short=genotype.short(),
         )
-
-    def _point(self, candidate: Candidate) -> Point:
-        return Point(Genotype.from_dict(candidate.genotype), dict(candidate.settings))
 
     # What the journal says at the start.
 
@@ -442,24 +411,15 @@ class Study:
 
     def _retry(self, failed: bool) -> None:
         """Queue again what was lost for no fault of its own and, with ``failed``, whatever failed; the new trials take their place."""
-        for frozen in self._frozen():
-            attributes = frozen.user_attrs
-            if frozen.state != TrialState.FAIL or view.CANDIDATE not in attributes or view.DUPLICATE_OF in attributes:
-                continue
-            if frozen.number in self._retried or not (failed or attributes.get(view.LOST)):
-                continue
-            candidate = Candidate.from_dict(attributes[view.CANDIDATE])
-            parameters = self.space.encode(self._point(candidate))
-            if parameters is None:
-                self._note(f"trial {frozen.number} is not tried again: its network lies outside the space")
-                continue
+        for frozen in to_retry(self._frozen(), self._retried, failed=failed):
+            candidate = Candidate.from_dict(frozen.user_attrs[view.CANDIDATE])
             if self._known.get(candidate.key) == frozen.number:
                 del self._known[candidate.key]
-            self._enqueue(self._point(candidate), parameters, candidate.origin)
+            self._enqueue(candidate.point(), candidate.origin)
             self._retried.add(frozen.number)
             self._told.pop(frozen.number, None)
             self.failed -= 1
-            self._note(f"trial {frozen.number} is tried again; it had failed: {attributes.get(view.REASON)}")
+            self._note(f"trial {frozen.number} is tried again; it had failed: {frozen.user_attrs.get(view.REASON)}")
         self.optuna.set_user_attr(view.RETRIED, sorted(self._retried))
 
     def _interrupted(self, number: int) -> None:

@@ -18,9 +18,10 @@ from nasseg.genes.genotype import Genotype
 from nasseg.search.candidate import Recipe
 from nasseg.search.cluster import ENVIRONMENT, evicted_workers_are_lost
 from nasseg.search.executor_local import run_local
+from nasseg.search.failures import EQUAL_FAILURES
 from nasseg.search.resources import Resources
 from nasseg.search.run import RepeatedFailure, search
-from nasseg.search.study import EQUAL_FAILURES, Study
+from nasseg.search.study import Study
 from nasseg.search.worker import Losses, execute
 from nasseg.training.trial import Result
 from tests.kits_store import complete, drive, fake_space, make_study
