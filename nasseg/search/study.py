@@ -426,8 +426,6 @@ class Study:
         self._attribute(number, view.REASON, "interrupted while being proposed; never trained")
         self.optuna.tell(number, state=TrialState.FAIL)
 
-    # Small things.
-
     def _frozen(self) -> list[FrozenTrial]:
         return self.optuna.get_trials(deepcopy=False)
 
