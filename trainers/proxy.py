@@ -1,7 +1,7 @@
 """A short training that tells candidates apart: what a search runs for each network.
 
-    nasseg search decoder --data camvid:PATH --backbone tf_efficientnet_lite0 --size 120x160 --trainer proxy
-    nasseg train GENOTYPE.yaml --data synthetic --size 96x128 --trainer proxy --set trainer.iterations=60
+    nasseg search decoder --data camvid:PATH --backbone tf_efficientnet_lite0 --size 120x160 --trainer proxy --trials 24 --out results/X
+    nasseg train GENOTYPE.yaml --data synthetic --size 96x128 --trainer proxy --set trainer.iterations=60 --out runs/Y
 
 Plain cross-entropy at a usual rate is a bad proxy: in a short run the rare classes stay at IoU 0 for every candidate, and all score the
 same. Weighted classes and a high rate on the new decoder, with the pretrained backbone moving slowly, spread the candidates out. Fidelity

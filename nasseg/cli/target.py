@@ -52,6 +52,8 @@ def trial_of(target: str, asked: Asked, schedule: NamedSchedule | None = None) -
     at. A schedule goes before those, as it is for the network's backbone; what is given on the command line goes first. Raises the
     :class:`NassegError` of what is wrong.
     """
+    if asked.weights is not None and asked.pretrained:
+        raise ConfigError(Problem("", "--pretrained", "gets published weights and --weights a file's: give one of them", asked.weights))
     trainer = asked.trainer or (TRAINER if schedule is None else schedule.trainer)
     found = Path(target).is_dir() and is_study(target)
     named = re.fullmatch(r"(.+):(\w+)", target)

@@ -94,6 +94,7 @@ REFUSED = [
     (["u_mixformer", "--backbone", "mit_b0", "--trainer", "ful"], "nearest legal: full"),
     (["u_mixformer", "--backbone", "mit_b0", "--data", "/no/such/folder"], "/no/such/folder"),
     (["--resume", "--seed", "1", "--data", "synthetic"], "must be given with --data, --seed"),
+    (["u_mixformer", "--backbone", "mit_b0", "--pretrained", "--weights", "w.pth"], "--pretrained: gets published weights and --weights"),
     (["--resume"], "no such folder"),
 ]
 
