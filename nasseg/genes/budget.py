@@ -67,7 +67,7 @@ class Budget:
             if not equals:
                 problems.append(Problem(where, "", "wants name=value pairs with commas between", pair.strip(), "macs=1.5G,params=6M"))
             elif name.strip() in given:
-                problems.append(Problem(where, name.strip(), "is given twice", value.strip()))
+                problems.append(Problem(where, name.strip(), f"takes one value, and two are given: {given[name.strip()]}, {value.strip()}"))
             else:
                 given[name.strip()] = value.strip()
         return cls._checked(given, where, problems)

@@ -41,12 +41,20 @@ def test_parse_refuses_everything_at_once() -> None:
     rule = "must be a number above 0, with K, M, G or T behind it if you like, such as 1.5G"
     assert [str(p) for p in caught.value.problems] == [
         "--budget: wants name=value pairs with commas between (given 'nothing'); nearest legal: macs=1.5G,params=6M",
-        "--budget: decoder_macs: is given twice (given '2')",
+        "--budget: decoder_macs: takes one value, and two are given: 1, 2",
         "--budget: mac: no such bound; there are params, macs, macs_fvcore, decoder_params, decoder_macs (given '1G'); nearest legal: macs",
         f"--budget: params: {rule} (given '-2')",
         f"--budget: macs: {rule} (given '1.5X')",
         f"--budget: decoder_params: {rule} (given '0')",
     ]
+
+
+def test_a_name_that_is_near_to_nothing_gets_the_list_alone() -> None:
+    with pytest.raises(ConfigError) as caught:
+        Budget.parse("fps=20")
+    assert str(caught.value) == (
+        "--budget: fps: no such bound; there are params, macs, macs_fvcore, decoder_params, decoder_macs (given '20')"
+    )
 
 
 @pytest.mark.parametrize("given", [True, None, [], float("nan"), math.inf, "1e400", "", "G"])
