@@ -16,6 +16,7 @@ from nasseg.cost.executed import PANELS, Executed
 from nasseg.errors import ConfigError, Problem
 from nasseg.genes.gene import STAGES
 from nasseg.genes.genotype import Genotype
+from nasseg.genes.presets import BASE, PRESETS, preset_size
 from nasseg.models.costing import backbone_facts, cost
 
 BAR = 20
@@ -70,6 +71,8 @@ def command(
     channels, _ = backbone_facts(counted.backbone, size)
     for line in heads_in_use(network, channels):
         console.print(line)
+    if genotype in PRESETS and preset_size(genotype, counted.backbone) is None:
+        console.print(f"{genotype} was not published on {counted.backbone}: this is its {BASE} size")
 
 
 def cost_table(counted: Cost) -> Table:

@@ -131,6 +131,17 @@ def test_bad_input_is_one_sentence(arguments: list[str], words: str, capsys: pyt
     assert words in refused(capsys, *arguments)
 
 
+def test_a_preset_has_the_size_published_on_the_backbone(capsys: pytest.CaptureFixture[str]):
+    sized = json.loads(said(capsys, "segformer", "--backbone", "mit_b2", *AT, "--json"))
+    assert sized["id"] == preset("segformer").override({"project": 768, "fusion_width": 768}).on("mit_b2").id
+    narrow = ("--set", "project=256", "--set", "fusion_width=256")
+    base = json.loads(said(capsys, "segformer", "--backbone", "mit_b2", *AT, *narrow, "--json"))
+    assert base["id"] == preset("segformer").on("mit_b2").id
+    out = said(capsys, "segformer", "--backbone", "resnet18", *AT)
+    assert "segformer was not published on resnet18: this is its base size\n" in out
+    assert "published" not in said(capsys, "segformer", "--backbone", "mit_b0", *AT)
+
+
 def test_genotypes_by_name(tmp_path: Path):
     assert read_genotype("csap") == preset("csap")
     preset("scaseg", "mit_b0").save(tmp_path / "a.yaml")

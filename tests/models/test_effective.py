@@ -73,6 +73,16 @@ def test_weights_multiplied_by_weights_are_counted():
     assert found.parts["fusion"] == composed + apart + 64 * 5 * 384
 
 
+def test_a_relu_behind_the_projection_leaves_it_by_itself():
+    genes = {**SMALL.to_dict(), "project": 64, "project_norm": "batch", "stage4": {"attention": "none"}}
+    found = executed(Genotype.from_dict(genes), size=(64, 96), num_classes=5)
+    apart = sum((64 * c + 64 * 64) * n for c, n in ((32, 384), (64, 96), (160, 24), (256, 6)))
+    assert found.parts["fusion"] == apart + 64 * 5 * 384
+    # CANet's two readers of the shallow map read it projected once: the second costs the spatial gate alone.
+    fca = executed(Genotype.from_dict({**genes, "fusion": "fca"}), size=(64, 96), num_classes=5)
+    assert fca.parts["fusion"] == apart + 64 * 384 + 2 * 192 * 64 + 64 * 64 * 384 + 64 * 5 * 384
+
+
 @pytest.mark.parametrize("name", PRESETS)
 def test_published_designs_execute_less_than_the_convention_counts(name: str):
     genotype = preset(name, "mit_b0")

@@ -23,9 +23,15 @@ KINDS = ("concat", "fca")
 STAGES_KEPT = ((1, 2, 3, 4), (2, 3, 4), (1, 4))
 
 
-def made(kind: str, kept: Sequence[int], width: int, project: int | None, dtype: torch.dtype = torch.float64) -> Fusion:
+PROJECTIONS = {"raw": (None, False), "narrow": (12, False), "wide": (64, False), "normed": (12, True)}
+"""Width of the projection, and whether BatchNorm and ReLU follow it."""
+
+
+def made(
+    kind: str, kept: Sequence[int], width: int, project: int | None, dtype: torch.dtype = torch.float64, *, normed: bool = False
+) -> Fusion:
     """A fusion of some stages, every weight and statistic set."""
-    return fill(Fusion(kind, {i: WIDTHS[i] for i in kept}, width, 3, project=project, dropout=0.0)).to(dtype)
+    return fill(Fusion(kind, {i: WIDTHS[i] for i in kept}, width, 3, project=project, project_norm=normed, dropout=0.0)).to(dtype)
 
 
 def maps_of(kept: Sequence[int], size: tuple[int, int] = (64, 96), batch: int = 2, dtype: torch.dtype = torch.float64) -> list[Tensor]:
@@ -65,13 +71,15 @@ def assert_alike(written: dict[str, Tensor], executed: dict[str, Tensor], tolera
 
 
 @pytest.mark.parametrize("train", [False, True], ids=["eval", "train"])
-@pytest.mark.parametrize("project", [None, 12, 64], ids=["raw", "narrow", "wide"])
+@pytest.mark.parametrize(("project", "normed"), PROJECTIONS.values(), ids=PROJECTIONS)
 @pytest.mark.parametrize("width", [16, 96])
 @pytest.mark.parametrize("kept", STAGES_KEPT, ids=str)
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_executed_form_is_the_written_one(kind: str, kept: Sequence[int], width: int, project: int | None, train: bool) -> None:
+def test_the_executed_form_is_the_written_one(
+    kind: str, kept: Sequence[int], width: int, project: int | None, normed: bool, train: bool
+) -> None:
     # Width 96 is eight times 8 and six times 16: the first of the deep maps is resized before its weight, the others behind it.
-    fusion = made(kind, kept, width, project).train(train)
+    fusion = made(kind, kept, width, project, normed=normed).train(train)
     assert_alike(*both_forms(fusion, maps_of(kept)), tolerance=1e-9)
 
 
@@ -105,11 +113,13 @@ def test_a_frozen_norm_learns_the_same(kind: str) -> None:
     assert_alike(*both_forms(fusion, maps_of((1, 2, 3, 4))), tolerance=1e-9)
 
 
-@pytest.mark.parametrize("project", [None, 12, 64], ids=["raw", "narrow", "wide"])
+@pytest.mark.parametrize(("project", "normed"), PROJECTIONS.values(), ids=PROJECTIONS)
 @pytest.mark.parametrize("kept", STAGES_KEPT, ids=str)
 @pytest.mark.parametrize("kind", KINDS)
-def test_bands_of_rows_make_the_same_logits(kind: str, kept: Sequence[int], project: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    fusion = made(kind, kept, 96, project).eval()
+def test_bands_of_rows_make_the_same_logits(
+    kind: str, kept: Sequence[int], project: int | None, normed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fusion = made(kind, kept, 96, project, normed=normed).eval()
     maps = [m.detach() for m in maps_of(kept)]
     with torch.no_grad():
         with written_out(fusion):
