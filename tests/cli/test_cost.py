@@ -9,6 +9,7 @@ import pytest
 
 from nasseg.cli.genotypes import read_genotype
 from nasseg.cli.main import run
+from nasseg.cli.target import Asked, trial_of
 from nasseg.errors import ConfigError
 from nasseg.genes.presets import preset
 from nasseg.models.costing import cost
@@ -148,3 +149,8 @@ def test_genotypes_by_name(tmp_path: Path):
     assert read_genotype(str(tmp_path / "a.yaml")) == preset("scaseg", "mit_b0")
     with pytest.raises(ConfigError, match="designs are segformer, segformer_mmseg, feedformer"):
         read_genotype(str(tmp_path))
+
+
+def test_what_is_trained_has_the_size_published_on_the_backbone():
+    trial = trial_of("segformer", Asked(data="synthetic", size=(64, 64), backbone="mit_b2", genes={"project": 512}))
+    assert (trial.genotype.backbone, trial.genotype.project, trial.genotype.fusion_width) == ("mit_b2", 512, 768)
