@@ -56,6 +56,7 @@ def random_genotype(rng: random.Random) -> Genotype:
                 "rank": rng.choice((0, 1, 2, 4, 8, "full")),
                 "heads": rng.choice(("native", 1, 2, 3, 8, 64)),
                 "query_pool": rng.choice((1, 2)),
+                "pool_edge": rng.choice(("mean", "drop")),
                 "softmax_scale": rng.choice(("width", "rank")),
             }
         else:

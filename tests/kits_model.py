@@ -109,7 +109,12 @@ def with_gene(name: str, value: Any, start: Mapping[str, Any] = SMALL) -> Genoty
     if name == "attention" and str(value).startswith("stage"):
         source = int(value[-1])
         raw = {**start, **{f"stage{i}.attention": value if i < source else "own" for i in STAGES}}
-    raw |= {"pool_conv": {"inputs": [1]}, "lpm_residual": {"lpm": "plain"}, "project_norm": {"project": 64}}.get(name, {})
+    raw |= {
+        "pool_conv": {"inputs": [1]},
+        "pool_edge": {"inputs": [1], "key_stride": 64},
+        "lpm_residual": {"lpm": "plain"},
+        "project_norm": {"project": 64},
+    }.get(name, {})
     return Genotype.from_dict(raw)
 
 
@@ -131,6 +136,18 @@ SPECIAL_CASES = {
         "stage2.rank": 0,
     },
     "both residuals of an LPM": {**SMALL, "lpm": "se", "lpm_residual": "twice", "stage3.residual": "normalised"},
+    "dropped edges": {
+        **SMALL,
+        "key_stride": 64,
+        "inputs": "self",
+        "pool_edge": "drop",
+        "stage4.input_norm": True,
+        "stage3.attention": "stage4",
+        "stage2.attention": "stage4",
+        "stage2.input_norm": True,
+        "stage2.inputs": [1, 2],
+        "stage1.rank": 0,
+    },
     "scale of a reused map": {**SMALL, "softmax_scale": "rank", "stage2.attention": "stage4", "stage1.rank": "full"},
     "normed projections under fca": {**SMALL, "fusion": "fca", "project": 64, "project_norm": "batch", "fusion_stride": 8},
     "reuse of a full map": {**SMALL, "rank": "full", "stage3.attention": "stage4", "stage1.attention": "stage4"},
@@ -168,7 +185,7 @@ def draw_genotype(rng: random.Random) -> Genotype:
         for i in STAGES:
             stage = {name: rng.choice(GENES[name].values) for name in STAGE_GENES}
             if str(stage["attention"]).startswith("stage"):
-                for gene in ("key_stride", "heads", "rank", "softmax_scale", "query_pool"):
+                for gene in ("key_stride", "heads", "rank", "pool_edge", "softmax_scale", "query_pool"):
                     del stage[gene]
             elif stage["inputs"] == "all":
                 stage["inputs"] = [j for j in STAGES if STRIDES[j - 1] <= stage["key_stride"]]

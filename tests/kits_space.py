@@ -25,6 +25,7 @@ POOL: dict[str, list[Any]] = {
     "residual": ["raw", "normalised"],
     "input_norm": [False, True],
     "softmax_scale": ["width", "rank"],
+    "pool_edge": ["mean", "drop"],
     "lpm_residual": ["once", "twice"],
     "project": ["none", 64],
     "project_norm": ["none", "batch"],
@@ -123,7 +124,7 @@ def met(when: dict[str, Any], slot: str, raw: dict[str, Any]) -> bool:
 def without_maps_of_others(raw: dict[str, Any]) -> dict[str, Any]:
     """Without the genes that a stage takes from the map it reuses."""
     reusing = [i for i in STAGES if str(raw.get(f"stage{i}.attention")).startswith("stage")]
-    dropped = {f"stage{i}.{gene}" for i in reusing for gene in ("key_stride", "rank", "heads", "softmax_scale", "query_pool")}
+    dropped = {f"stage{i}.{gene}" for i in reusing for gene in ("key_stride", "rank", "heads", "pool_edge", "softmax_scale", "query_pool")}
     return {key: value for key, value in raw.items() if key not in dropped}
 
 

@@ -99,8 +99,8 @@ def attention_cost(
     assert genes.inputs is not None
     assert of_map.key_stride is not None
     key_stride, query_pool = of_map.key_stride, of_map.query_pool or 1
-    # ceil(H / G): the same number from whichever stage's map it is pooled.
-    keys = -(-grids[0][0] * STRIDES[0] // key_stride) * -(-grids[0][1] * STRIDES[0] // key_stride)
+    key_grid = keys_on(grids, key_stride, drop=of_map.pool_edge == "drop")
+    keys = key_grid[0] * key_grid[1]
     widths = tuple([channels[j - 1] for j in genes.inputs])
     convolved = tuple([channels[j - 1] for j in genes.inputs if STRIDES[j - 1] < key_stride]) if genes.pool_conv else ()
     mixing = mixing_cost(widths, convolved, keys)
@@ -121,6 +121,15 @@ def attention_cost(
         return mixing + reuse_cost(width, c, n, queries, keys)
     rank = c if genes.rank == "full" else heads * int(genes.rank or 0)
     return mixing + own_cost(width, c, rank, n, queries, keys, query_pool > 1)
+
+
+def keys_on(grids: Sequence[Grid], key_stride: int, *, drop: bool) -> Grid:
+    """The grid of the keys, the same from whichever stage's map they are pooled: ceil(H/G) × ceil(W/G). Where windows that reach over the
+    edge are left out (``pool_edge`` is ``drop``), floor(H/G) × floor(W/G), but at least 1 each way."""
+    height, width = grids[0][0] * STRIDES[0], grids[0][1] * STRIDES[0]
+    if drop:
+        return max(height // key_stride, 1), max(width // key_stride, 1)
+    return -(-height // key_stride), -(-width // key_stride)
 
 
 def norm_cost(width: int, positions: int) -> Part:

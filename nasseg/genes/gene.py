@@ -156,6 +156,16 @@ GENES: dict[str, Gene] = {
             _one_of(False, True),
             implied=True,
         ),
+        Gene(
+            "pool_edge",
+            "stage",
+            ("mean", "drop"),
+            "mean",
+            f"{_OWN}, its inputs are one stage, and that map is pooled",
+            "a pooling window that reaches over the edge of the map is the mean of the pixels it has, or is left out",
+            _one_of("mean", "drop"),
+            implied=True,
+        ),
         Gene("pool_conv", "stage", (True, False), True, _ATTENDS, "1×1 convolution on each map that was pooled", _one_of(True, False)),
         Gene(
             "mixing",

@@ -22,7 +22,7 @@ FORMAT = 1
 
 STAGE_NAMES = tuple(f"stage{stage}" for stage in STAGES)
 
-_OF_A_MAP = ("key_stride", "rank", "heads", "softmax_scale", "query_pool")
+_OF_A_MAP = ("key_stride", "rank", "heads", "pool_edge", "softmax_scale", "query_pool")
 """What a map is made of; a stage that reuses one has its source's."""
 
 
@@ -30,9 +30,9 @@ _OF_A_MAP = ("key_stride", "rank", "heads", "softmax_scale", "query_pool")
 class StageGenes:
     """The genes of one kept stage. ``None`` marks a gene that nothing reads at this stage.
 
-    A reused map (``attention`` is ``stage2``…``stage4``) has no ``heads``, ``key_stride``, ``rank``, ``softmax_scale`` or ``query_pool`` of
-    its own: they are its source's. A uniform map (``rank`` 0) has no ``heads``, ``softmax_scale`` or ``query_pool``: every query of every
-    head gets the same mean. At full rank the two values of ``softmax_scale`` are one.
+    A reused map (``attention`` is ``stage2``…``stage4``) has no ``heads``, ``key_stride``, ``rank``, ``pool_edge``, ``softmax_scale`` or
+    ``query_pool`` of its own: they are its source's. A uniform map (``rank`` 0) has no ``heads``, ``softmax_scale`` or ``query_pool``:
+    every query of every head gets the same mean. At full rank the two values of ``softmax_scale`` are one.
     """
 
     attention: str
@@ -41,6 +41,7 @@ class StageGenes:
     rank: int | str | None
     inputs: tuple[int, ...] | None
     input_norm: bool | None
+    pool_edge: str | None
     pool_conv: bool | None
     mixing: str | None
     softmax_scale: str | None
@@ -238,7 +239,8 @@ class Genotype:
 
         Stages deep to shallow; behind ``own`` the rank, then the key stride (``q2`` for pooled queries) and the inputs (``+n`` normalised).
         ``m`` marks a plain MLP, ``res n`` residuals of normalised maps, ``p`` the width of a projection (``bn`` with BatchNorm); what
-        differs between stages stands with dots between. Heads, pool_conv, mixing, softmax_scale and lpm_residual are left out.
+        differs between stages stands with dots between. Heads, pool_conv, pool_edge, mixing, softmax_scale and
+        lpm_residual are left out.
         """
         kept = [(i, genes) for i in reversed(STAGES) if (genes := self.stages[i - 1]) is not None]
         attending = [(i, g) for i, g in kept if g.inputs is not None]
@@ -337,6 +339,7 @@ def _stage(
     rank: int | str | None = None
     inputs: tuple[int, ...] | None = None
     pool_conv: bool | None = None
+    pool_edge: str | None = None
     softmax_scale: str | None = None
     query_pool: int | None = None
     grid: int | None = None
@@ -374,6 +377,8 @@ def _stage(
         if grid in STRIDES and inputs == (STRIDES.index(grid) + 1,):
             # Nothing is pooled, so there is no map for the convolution to stand on.
             pool_conv = None
+        elif attention == "own" and len(inputs) == 1:
+            pool_edge = read("pool_edge")
     return StageGenes(
         attention=attention,
         heads=heads,
@@ -381,6 +386,7 @@ def _stage(
         rank=rank,
         inputs=inputs,
         input_norm=None if grid is None else read("input_norm"),
+        pool_edge=pool_edge,
         pool_conv=pool_conv,
         mixing=None if grid is None else read("mixing"),
         softmax_scale=softmax_scale,

@@ -17,8 +17,8 @@ DEFAULT: Final = object()
 # Within a stage each gene comes after those it looks at; the derived slots are what other slots need to know of a map, an LPM and an FFN. A
 # slot that looks at another follows it closely: what is between has to be counted for each value apart.
 STAGE_ORDER = (
-    "attention", "key_stride", "rank", "map", "softmax_scale", "grid", "heads", "inputs", "pool_conv", "input_norm", "mixing", "query_pool",
-    "lpm", "local", "lpm_residual", "ffn", "hidden", "ffn_depthwise", "residual",
+    "attention", "key_stride", "rank", "map", "softmax_scale", "grid", "heads", "inputs", "pool_conv", "pool_edge", "input_norm", "mixing",
+    "query_pool", "lpm", "local", "lpm_residual", "ffn", "hidden", "ffn_depthwise", "residual",
 )  # fmt: skip
 DERIVED = ("map", "grid", "local", "hidden")
 CHAIN: tuple[tuple[str, int], ...] = (
@@ -55,6 +55,7 @@ def sees(gene: str, stage: int) -> tuple[str, ...]:
         "inputs": (here + "grid", here + "attention"),
         "input_norm": (here + "grid",),
         "pool_conv": (here + "grid", here + "inputs"),
+        "pool_edge": (here + "attention", here + "grid", here + "inputs"),
         "mixing": (here + "grid",),
         "query_pool": (here + "map",),
         "lpm": ("fusion_stride",),
@@ -84,6 +85,9 @@ def is_read(gene: str, stage: int, values: Values) -> bool:
         case "pool_conv":
             grid = values[here + "grid"]
             return grid is not None and not (grid in STRIDES and values[here + "inputs"] == (STRIDES.index(grid) + 1,))
+        case "pool_edge":
+            inputs = values[here + "inputs"]
+            return bool(values[here + "attention"] == "own" and len(inputs) == 1 and STRIDES[inputs[0] - 1] < values[here + "grid"])
         case "lpm_residual":
             return bool(values[here + "local"])
         case "ffn_depthwise":

@@ -23,14 +23,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nasseg.models.form import TwoForms
-from nasseg.models.ops import ChannelNorm, block_mean, merge_heads, resize, split_heads, to_map, to_tokens
+from nasseg.models.ops import ChannelNorm, block_mean, merge_heads, pooled_grid, resize, split_heads, to_map, to_tokens
 from nasseg.models.strip import fused_attention, strip_attention
 
 
 class AttentionMap(NamedTuple):
     """A softmax map handed on to shallower stages, by what it follows from: ``softmax_M(scale · Q Kᵀ)``. Queries lie on ``grid``.
 
-    ``weights_BhNM`` is the map itself, rows summing to 1, where it was computed in the open.
+    ``weights_BhNM`` is the map itself, rows summing to 1, where it was computed in the open. Keys lie on ``key_grid``; None: on the grid
+    that all maps are pooled to.
     """
 
     q_BhNr: Tensor
@@ -38,6 +39,7 @@ class AttentionMap(NamedTuple):
     scale: float
     grid: tuple[int, int]
     weights_BhNM: Tensor | None = None
+    key_grid: tuple[int, int] | None = None
 
     def apply(self, v_BhMd: Tensor) -> Tensor:
         """The map times values of any width: (B, h, M, d) → (B, h, N, d)."""
@@ -52,22 +54,28 @@ class InputNorm(nn.Module):
     """Input maps, each through a LayerNorm over its channels, and pooled to the key grid (FeedFormer: F_1; MetaSeg: the stage's own map).
 
     ``widths`` are the channels of the inputs by stage, ``ratios`` their pooling ratios. ``shared`` is the stage whose map comes normalised
-    already, or None; every other has a norm of its own, under its stage's name.
+    already, or None; every other has a norm of its own, under its stage's name. ``edge`` is what becomes of windows that reach over an edge
+    (:func:`nasseg.models.ops.block_mean`).
     """
 
-    def __init__(self, widths: Mapping[int, int], ratios: Mapping[int, int], shared: int | None) -> None:
+    def __init__(self, widths: Mapping[int, int], ratios: Mapping[int, int], shared: int | None, edge: str | None = None) -> None:
         super().__init__()
+        self.edge = edge
         self.pools = tuple((j, ratios[j], j == shared) for j in widths)
         for j, channels in widths.items():
             if j != shared:
                 self.add_module(f"stage{j}", ChannelNorm(channels))
+
+    def grid(self, maps: Sequence[Tensor]) -> tuple[int, int]:
+        """The grid that these maps are pooled to."""
+        return pooled_grid((maps[0].shape[2], maps[0].shape[3]), self.pools[0][1], self.edge)
 
     def forward(self, maps: Sequence[Tensor], own_BCHW: Tensor | None) -> list[Tensor]:
         """Maps (B, c_j, H_j, W_j) in the order of ``widths`` and the shared one, normalised → maps (B, c_j, gh, gw)."""
         pooled = []
         for (j, ratio, shared), x_BCHW in zip(self.pools, maps, strict=True):
             y_BCHW = own_BCHW if shared and own_BCHW is not None else self.get_submodule(f"stage{j}")(x_BCHW)
-            pooled.append(block_mean(y_BCHW, ratio))
+            pooled.append(block_mean(y_BCHW, ratio, self.edge))
         return pooled
 
 
@@ -99,9 +107,18 @@ class Mixing(nn.Module):
         self.second_norm = nn.LayerNorm(self.width) if form == "norm_norm_gelu" else None
         self.gelu = form != "norm"
 
-    def forward(self, maps: Sequence[Tensor], own_BCHW: Tensor | None = None) -> Tensor:
-        """Maps in the order of ``widths``, and the stage's own, normalised, if it has a norm → tokens (B, gh·gw, T)."""
+    def grid(self, maps: Sequence[Tensor]) -> tuple[int, int]:
+        """The grid of the tokens that these maps give."""
+        return (maps[0].shape[2], maps[0].shape[3]) if self.input_norm is None else self.input_norm.grid(maps)
+
+    def forward(self, maps: Sequence[Tensor], own_BCHW: Tensor | None = None, grid: tuple[int, int] | None = None) -> Tensor:
+        """Maps in the order of ``widths``, and the stage's own, normalised, if it has a norm → tokens (B, gh·gw, T).
+
+        Of pooled maps that are larger than ``grid``, the keys' of a map that is reused, what lies beyond it is left out.
+        """
         pooled = maps if self.input_norm is None else self.input_norm(maps, own_BCHW)
+        if grid is not None:
+            pooled = [p_BCgg[:, :, : grid[0], : grid[1]] for p_BCgg in pooled]
         parts = [self.convs[name](p_BCgg) if name in self.convs else p_BCgg for name, p_BCgg in zip(self.names, pooled, strict=True)]
         y_BMT = self.norm(to_tokens(torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]))
         if self.second_norm is not None:
@@ -159,7 +176,7 @@ class OwnAttention(TwoForms):
         v_BhMd = split_heads(self.value(y_BMT), self.heads)
         in_the_open = self.as_written and not (self.full and not self.shared)
         weights_BhNM = attention_map(q_BhNr, k_BhMr, self.scale) if in_the_open else None
-        own = AttentionMap(q_BhNr, k_BhMr, self.scale, grid, weights_BhNM)
+        own = AttentionMap(q_BhNr, k_BhMr, self.scale, grid, weights_BhNM, self.mixing.grid(maps))
         o_BCgg = to_map(self.out(merge_heads(own.apply(v_BhMd))), grid)
         return resize(o_BCgg, (x_BCHW.shape[2], x_BCHW.shape[3])), normed_BCHW, own if self.shared else None
 
@@ -181,7 +198,7 @@ class ReusedAttention(nn.Module):
 
     def forward(self, x_BCHW: Tensor, maps: Sequence[Tensor], source: AttentionMap) -> Tensor:
         """Stage map (its size is read), the maps that :class:`Mixing` takes and the source's map → the residual (B, c, H, W)."""
-        v_BhMd = split_heads(self.value(self.mixing(maps)), source.q_BhNr.shape[1])
+        v_BhMd = split_heads(self.value(self.mixing(maps, grid=source.key_grid)), source.q_BhNr.shape[1])
         o_BNC = self.out(merge_heads(source.apply(v_BhMd)))
         return resize(to_map(o_BNC, source.grid), (x_BCHW.shape[2], x_BCHW.shape[3]))
 

@@ -34,13 +34,14 @@ class Stage(nn.Module):
         self.source = genes.source
         self.pools = _pools(genotype, genes)
         self.takes_maps = bool(genes.input_norm)
+        self.pool_edge = genes.pool_edge
         self.normalised = genes.residual == "normalised"
         self.attention: OwnAttention | ReusedAttention | UniformAttention | None = None
         if genes.attention != "none":
             widths = {j: channels[j - 1] for j, _ in self.pools}
             # The stage's own map takes the norm of its queries, where it has queries.
             shared = number if genes.heads is not None else None
-            input_norm = InputNorm(widths, dict(self.pools), shared) if genes.input_norm else None
+            input_norm = InputNorm(widths, dict(self.pools), shared, genes.pool_edge) if genes.input_norm else None
             pooled = [j for j, ratio in self.pools if ratio > 1]
             mixing = Mixing(widths, pooled, bool(genes.pool_conv), genes.mixing or "norm_gelu", input_norm)
             heads = genotype.heads(channels)[number - 1]
@@ -118,7 +119,7 @@ class Decoder(nn.Module):
     def forward(self, features: Sequence[Tensor]) -> Tensor:
         """Maps (B, c_i, ceil(H/s_i), ceil(W/s_i)) → logits (B, K, ceil(H/s), ceil(W/s)), s the fusion stride."""
         maps = dict(zip(STAGES, map(channels_last, features), strict=True))
-        pooled: dict[tuple[int, int], Tensor] = {}
+        pooled: dict[tuple[int, int, str | None], Tensor] = {}
         reused: dict[int, AttentionMap] = {}
         for number in reversed(self.kept):
             stage = self.get_submodule(f"stage{number}")
@@ -126,11 +127,12 @@ class Decoder(nn.Module):
             if stage.takes_maps:
                 inputs = [maps[j] for j, _ in stage.pools]
             else:
+                edge = stage.pool_edge
                 for j, ratio in stage.pools:
                     # Several stages read one map on one grid: it is pooled once.
-                    if (j, ratio) not in pooled:
-                        pooled[j, ratio] = block_mean(maps[j], ratio)
-                inputs = [pooled[at] for at in stage.pools]
+                    if (j, ratio, edge) not in pooled:
+                        pooled[j, ratio, edge] = block_mean(maps[j], ratio, edge)
+                inputs = [pooled[j, ratio, edge] for j, ratio in stage.pools]
             source = reused[stage.source] if stage.source is not None else None
             maps[number], own = stage(maps[number], inputs, source)
             if own is not None:

@@ -181,15 +181,25 @@ def in_bands(parts: Iterable[Tensor], rows: Iterable[tuple[int, int]], height: i
     return out_BCHW
 
 
-def block_mean(x_BCHW: Tensor, ratio: int) -> Tensor:
-    """Average pooling with kernel = step = ``ratio``: BCHW → B C ceil(H/ratio) ceil(W/ratio).
+def pooled_grid(grid: tuple[int, int], ratio: int, edge: str | None = None) -> tuple[int, int]:
+    """The grid of :func:`block_mean`: each side over ``ratio``, rounded up, or with ``edge`` ``drop`` down, but not to 0."""
+    if edge == "drop":
+        return max(grid[0] // ratio, 1), max(grid[1] // ratio, 1)
+    return -(-grid[0] // ratio), -(-grid[1] // ratio)
+
+
+def block_mean(x_BCHW: Tensor, ratio: int, edge: str | None = None) -> Tensor:
+    """Average pooling with kernel = step = ``ratio`` to :func:`pooled_grid`: BCHW → B C ceil(H/ratio) ceil(W/ratio).
 
     A window that reaches over the edge is the mean of the pixels it has: ``AvgPool2d(ceil_mode=True)``, as in U-MixFormer's code. So maps
-    of ceil(H/s) rows come to one grid whatever their strides s. FeedFormer and MetaSeg leave such windows out (``ceil_mode=False``), and
-    bring images to sizes that have none.
+    of ceil(H/s) rows come to one grid whatever their strides s. With ``edge`` ``drop`` it is left out, as in the code of FeedFormer and
+    MetaSeg (``ceil_mode=False``), unless there is no other.
     """
     if ratio == 1:
         return x_BCHW
+    rows, columns = pooled_grid((x_BCHW.shape[2], x_BCHW.shape[3]), ratio, edge)
+    if edge == "drop":
+        x_BCHW = x_BCHW[:, :, : rows * ratio, : columns * ratio]
     partial = x_BCHW.shape[2] % ratio != 0 or x_BCHW.shape[3] % ratio != 0
     return F.avg_pool2d(x_BCHW, ratio, ratio, ceil_mode=partial)
 

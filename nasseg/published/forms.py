@@ -145,6 +145,8 @@ SEGFORMER = (
 _U_MIX_BLOCK = r"decode_head\.attn_c(?P<stage>\d)\."
 _FEED_BLOCK = r"decode_head\.attn_c(?P<stage>\d)_c1\."
 _META_BLOCK = r"decode_head\.attn(?P<stage>\d)\."
+DROPPED = {"pool_edge": "drop"}
+"""FeedFormer and MetaSeg pool without ceil_mode. The presets leave that out: at the papers' sizes windows are whole."""
 _WIDTH = {"fusion_width": ("decode_head.linear_fuse.conv.weight", 0)}
 
 
@@ -213,6 +215,7 @@ LINEAGE = (
         present=("decode_head.attn_c4_c1.attn.sr.weight",),
         # In U-MixFormer's code the same names stand for another network, whose residuals leave from normalised maps.
         absent=("backbone.layers.0.0.projection.weight",),
+        fixed=DROPPED,
         halves=TWO_IN_ONE,
         rules=(
             *block(_FEED_BLOCK),
@@ -231,6 +234,7 @@ LINEAGE = (
         classifier="decode_head.linear_pred.weight",
         present=("decode_head.attn_c4_c1.attn.sr1.weight",),
         absent=("backbone.layers.0.0.projection.weight",),
+        fixed=DROPPED,
         halves=TWO_IN_ONE,
         rules=(
             *block(_FEED_BLOCK),
@@ -249,6 +253,7 @@ LINEAGE = (
         preset="metaseg",
         sizes={**_WIDTH, **{f"stage{stage}.heads": (f"decode_head.attn{stage}.attn.q.weight", 0) for stage in (4, 3, 2)}},
         classifier="decode_head.linear_pred.weight",
+        fixed=DROPPED,
         rules=(
             *block(_META_BLOCK),
             *(

@@ -17,13 +17,13 @@ README = Path(__file__).resolve().parents[2] / "search_spaces" / "README.md"
 def test_catalogue() -> None:
     assert GLOBAL_GENES == ("backbone", "fusion_stride", "project", "project_norm", "fusion", "fusion_width")
     assert STAGE_GENES == (
-        "attention", "heads", "key_stride", "rank", "inputs", "input_norm", "pool_conv", "mixing", "softmax_scale", "query_pool",
-        "lpm", "lpm_residual", "ffn", "ffn_depthwise", "residual",
+        "attention", "heads", "key_stride", "rank", "inputs", "input_norm", "pool_edge", "pool_conv", "mixing", "softmax_scale",
+        "query_pool", "lpm", "lpm_residual", "ffn", "ffn_depthwise", "residual",
     )  # fmt: skip
     # What a genotype file that does not name them has always meant; a changed default would change networks behind their ids.
     assert IMPLIED == {
-        "input_norm": False, "mixing": "norm_gelu", "softmax_scale": "width", "lpm_residual": "once", "residual": "raw",
-        "project_norm": "none",
+        "input_norm": False, "pool_edge": "mean", "mixing": "norm_gelu", "softmax_scale": "width", "lpm_residual": "once",
+        "residual": "raw", "project_norm": "none",
     }  # fmt: skip
     assert [2 ** (i + 1) for i in STAGES] == list(STRIDES)
 

@@ -81,7 +81,7 @@ OLD_IDS = {
         'lse,"lpm":"eca"},"stage4":{"attention":"none","ffn":2,"ffn_depthwise":true,"lpm":"plain"}}'
     ),
 }
-"""Genotypes and ids from before there were implied genes (input_norm, mixing, softmax_scale, lpm_residual, residual, project_norm)."""
+"""Genotypes and ids from before there were implied genes (input_norm, mixing, softmax_scale, project_norm and others)."""
 
 SOURCE = "a reused map must belong to a deeper stage whose attention is own"
 POOLED = "maps are pooled to the key grid, never upsampled: at key_stride 16 the inputs must be out of [1, 2, 3]"
@@ -106,7 +106,8 @@ def test_a_genotype_from_before_a_gene_keeps_its_id(identity: str) -> None:
     assert old.id == identity
     assert json.loads(old.to_json()) == raw
     # Said or not said, a default is the same network; any other value is another.
-    assert old.override({gene: value for gene, value in IMPLIED.items() if gene not in ("softmax_scale", "project_norm")}) == old
+    unread = ("pool_edge", "softmax_scale", "project_norm")
+    assert old.override({gene: value for gene, value in IMPLIED.items() if gene not in unread}) == old
     assert Genotype.from_dict({**raw, **IMPLIED}).id == identity
     assert Genotype.from_dict({**raw, "residual": "normalised"}).id != identity
 
@@ -157,6 +158,10 @@ def test_flat() -> None:
         ({"backbone": "timm:resnet18"}, {"backbone": "resnet18"}),
         ({"project": "none"}, {}),
         ({"project_norm": "batch"}, {}),
+        # Several inputs, one that lies on the key grid, or a map of another stage: there is nothing to drop.
+        ({"pool_edge": "drop"}, {}),
+        ({"inputs": "self", "stage4.pool_edge": "drop"}, {"inputs": "self"}),
+        ({"stage3.attention": "stage4", "inputs": [2], "stage3.pool_edge": "mean"}, {"stage3.attention": "stage4", "inputs": [2]}),
         ({"project": 64, "project_norm": "none"}, {"project": 64}),
         ({"attention": "none"}, {"attention": "none", "input_norm": True, "mixing": "norm", "softmax_scale": "rank"}),
         ({"rank": "full", "softmax_scale": "rank"}, {"rank": "full"}),
@@ -181,6 +186,7 @@ def test_two_spellings_of_one_network_have_one_id(one: dict[str, Any], other: di
         {"stage2.attention": "stage4"}, {"stage2.attention": "stage3"}, {"heads": 8}, {"key_stride": 64}, {"rank": 0}, {"rank": "full"},
         {"inputs": "self"}, {"pool_conv": False}, {"query_pool": 2}, {"lpm": "plain"}, {"ffn": 2}, {"ffn_depthwise": False},
         {"residual": "normalised"}, {"input_norm": True}, {"mixing": "norm"}, {"softmax_scale": "rank"},
+        {"inputs": [1], "pool_edge": "drop"},
         {"lpm": "plain", "lpm_residual": "twice"}, {"project": 128, "project_norm": "batch"},
     ],
 )  # fmt: skip
@@ -346,8 +352,8 @@ def test_views() -> None:
     ("name", "words"),
     [
         ("segformer", "4:- 3:- 2:- 1:- | lpm none | ffn 0 | concat p256 256/4"),
-        ("feedformer", "4:ownF 3:ownF 2:ownF 1:- | k32·k16·k8 1 | lpm none | ffn 4·4·4·0 | concat 128/4"),
-        ("metaseg", "4:own1 3:own1 2:own1 | k64 self | lpm none | ffn 2m | concat 128/8"),
+        ("feedformer", "4:ownF 3:ownF 2:ownF 1:- | k32·k16·k8 1+n | lpm none | ffn 4·4·4·0 | concat 128/4"),
+        ("metaseg", "4:own1 3:own1 2:own1 | k64 self+n | lpm none | ffn 2m | concat 128/8"),
         ("scaseg_city", "4:own1 3:own1 2:own1 1:own1 | k64 q2 all | lpm se | ffn 4 | concat 128/4"),
         ("csap", "4:own1 3:4 2:4 | k32 self | lpm none | ffn 2 | concat 128/8"),
     ],

@@ -65,8 +65,8 @@ def test_tiny_can_be_listed() -> None:
 
 def test_decoder_opens_every_gene() -> None:
     space = Space.load("decoder")
-    # Two readings of SCASeg's text, which change no cost, are left to --set.
-    assert {v.gene for v in space.variables} == set(GENES) - {"backbone", "softmax_scale", "lpm_residual"}
+    # Two readings of SCASeg's text and what pooling does at an edge, which change no cost, are left to --set.
+    assert {v.gene for v in space.variables} == set(GENES) - {"backbone", "softmax_scale", "lpm_residual", "pool_edge"}
     for variable in space.variables:
         assert isinstance(variable, Choices)
         # Every listed value of the decoder space is one some network has.

@@ -63,8 +63,10 @@ def upsample(x: Tensor, height: int, width: int) -> Tensor:
     return along(along(x, 1, height), 2, width)
 
 
-def mixing(genes: StageGenes, stage: int, grid: int, maps: dict[int, Tensor], w: Weights, name: str) -> Tensor:
+def mixing(genes: StageGenes, owner: StageGenes, stage: int, maps: dict[int, Tensor], w: Weights, name: str) -> Tensor:
     parts = []
+    grid = owner.key_stride
+    assert grid is not None
     assert genes.inputs is not None
     for j in genes.inputs:
         ratio, part = grid // STRIDES[j - 1], maps[j]
@@ -72,6 +74,10 @@ def mixing(genes: StageGenes, stage: int, grid: int, maps: dict[int, Tensor], w:
             of_queries = j == stage and genes.attention == "own" and genes.rank != 0
             part = layer_norm(part, w, f"stage{j}.attention.norm" if of_queries else f"{name}.input_norm.stage{j}")
         part = pool(part, ratio)
+        if owner.pool_edge == "drop":
+            # Of an image of whole multiples of 32: so many whole cells of the key grid, or one.
+            height, width = (side * STRIDES[0] for side in maps[1].shape[1:3])
+            part = part[:, : max(height // grid, 1), : max(width // grid, 1)]
         parts.append(dense(part, w, f"{name}.convs.stage{j}") if ratio > 1 and genes.pool_conv else part)
     y = layer_norm(torch.cat(parts, -1).flatten(1, 2), w, f"{name}.norm")
     if genes.mixing == "norm_norm_gelu":
@@ -117,8 +123,7 @@ def literal_decoder(genotype: Genotype, features: list[Tensor], w: Weights) -> T
         if genes.attention != "none":
             owner: StageGenes | None = genotype.stage(genes.source) if genes.source else genes
             assert owner is not None
-            assert owner.key_stride is not None
-            y = mixing(genes, i, owner.key_stride, maps, w, f"{name}.attention.mixing")
+            y = mixing(genes, owner, i, maps, w, f"{name}.attention.mixing")
             if genes.source is not None:
                 a, gh, gw = handed[genes.source]
                 h, m = a.shape[1], a.shape[3]

@@ -19,10 +19,10 @@ DECODER_GENES = [name for name in GENES if name != "backbone"]
 
 
 def built(genotype: Genotype) -> tuple[dict[str, torch.Size], torch.Tensor]:
-    """Weights' shapes by name, and the logits on a fixed image whose deepest map is 2×4."""
+    """Weights' shapes by name, and the logits on a fixed image whose deepest map is 3×5: keys at stride 64 have windows over its edge."""
     decoder = tiny_decoder(genotype, channels=WIDE)
     with torch.no_grad():
-        logits = decoder(features(1, (64, 128), channels=WIDE))
+        logits = decoder(features(1, (96, 160), channels=WIDE))
     return {name: value.shape for name, value in decoder.state_dict().items()}, logits
 
 
@@ -44,7 +44,7 @@ def test_every_two_values_of_a_gene_build_two_decoders(name: str) -> None:
 @pytest.mark.parametrize("stage", [1, 2, 3, 4])
 @pytest.mark.parametrize("name", STAGE_GENES)
 def test_a_gene_of_one_stage_changes_that_stage(name: str, stage: int) -> None:
-    start = {"ffn": 1, "heads": 2, "rank": 2, "fusion_width": 16, "inputs": [1], "key_stride": 32, "lpm": "se"}
+    start: dict[str, Any] = {"ffn": 1, "heads": 2, "rank": 2, "fusion_width": 16, "inputs": [1], "key_stride": 32, "lpm": "se"}
     other: dict[str, Any] = {
         "attention": "none",
         "heads": 4,
@@ -52,6 +52,7 @@ def test_a_gene_of_one_stage_changes_that_stage(name: str, stage: int) -> None:
         "rank": 1,
         "inputs": [3, 4],
         "input_norm": True,
+        "pool_edge": "drop",
         "pool_conv": False,
         "mixing": "norm",
         "softmax_scale": "rank",
@@ -62,6 +63,7 @@ def test_a_gene_of_one_stage_changes_that_stage(name: str, stage: int) -> None:
         "ffn_depthwise": False,
         "residual": "normalised",
     }
+    start |= {"key_stride": 64} if name == "pool_edge" else {}
     assert differ(Genotype.from_dict(start), Genotype.from_dict({**start, f"stage{stage}.{name}": other[name]}))
 
 

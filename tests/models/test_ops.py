@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from kits_model import features, fill
 from torch import nn
+from torch.nn import functional as F
 
 from nasseg.models import ops
 from nasseg.models.ffn import Ffn
@@ -27,6 +28,7 @@ from nasseg.models.ops import (
     mean_of_resized,
     merge_heads,
     plus,
+    pooled_grid,
     resize,
     resized_rows,
     split_heads,
@@ -210,3 +212,15 @@ def test_heads_start_as_mmsegmentation_does() -> None:
     assert fusion.mix.conv.weight.std().item() == pytest.approx(math.sqrt(2 / 256), rel=0.05)
     assert fusion.classifier.bias is not None
     assert not fusion.classifier.bias.any()
+
+
+@pytest.mark.parametrize(("height", "width"), [(5, 7), (4, 6), (1, 5), (3, 2)])
+def test_block_mean_that_drops_the_edge_is_pytorchs_without_ceil_mode(height: int, width: int) -> None:
+    x_BCHW = torch.arange(2.0 * height * width).reshape(1, 2, height, width)
+    found = block_mean(x_BCHW, 2, "drop")
+    assert (found.shape[2], found.shape[3]) == pooled_grid((height, width), 2, "drop") == (max(height // 2, 1), width // 2)
+    if height > 1:
+        assert torch.equal(found, F.avg_pool2d(x_BCHW, 2))
+    else:
+        # The one window there is has one row.
+        assert torch.equal(found, F.avg_pool2d(x_BCHW, (1, 2)))
