@@ -230,7 +230,7 @@ def make_study(folder: Path, *, space: Any = None, budget: str = "", trials: int
     recipe = more.pop("recipe", Recipe(data="synthetic", size=(64, 64), trainer="tests.kits_store:FakeTrainer"))
     made = Study(
         folder,
-        proposer=Proposer(space or fake_space(), Budget.parse(budget), more.pop("cost", fake_cost)),
+        proposer=Proposer(space or fake_space(), Budget.parse(budget), more.pop("cost", fake_cost), more.pop("defaults", None)),
         recipe=recipe,
         trials=trials,
         listener=events.append,

@@ -18,6 +18,7 @@ from nasseg.cli.options import SIZE, parse_sets, split_sets
 from nasseg.cli.verb import Verb
 from nasseg.errors import StudyError
 from nasseg.log import shown_on
+from nasseg.report.defaults import against_defaults
 from nasseg.report.front_plot import save_front
 from nasseg.report.live import SearchScreen
 from nasseg.report.next_steps import after_search
@@ -25,6 +26,7 @@ from nasseg.report.pareto import front_table, summary
 from nasseg.search.interrupts import SIGNALS, deferred, interruptible
 from nasseg.search.objectives import parse_objectives
 from nasseg.search.plan import Plan, make_plan
+from nasseg.search.preview import preview
 from nasseg.search.resources import Resources
 from nasseg.search.run import run
 from nasseg.search.store import read_study
@@ -171,18 +173,11 @@ def iterations_of(plan: Plan) -> Any:
 
 def describe_plan(console: Console, plan: Plan, resources: Resources) -> None:
     """What ``--dry-run`` says."""
+    found = preview(plan, resources)
     console.print(title_of(plan, resources))
-    stats = plan.space.stats(plan.cost, plan.budget)
-    share = "" if stats.share is None or not plan.budget else f", {stats.share:.1%} inside the budget"
-    about = "" if stats.exact else " (sampled)"
-    console.print(f"{stats.size:,} genotypes{share}{about}" + (f"; {stats.binding} binds most" if stats.binding else ""))
-    settings = [variable.name for variable in plan.space.variables if variable.name.startswith("train.")]
-    if settings:
-        console.print(f"searched settings: {', '.join(settings)}")
-    for preset in plan.proposer.presets():
-        console.print(f"preset {preset.name}: " + (preset.reason or "fits, is trained first"))
-    state = "goes on" if plan.earlier() is not None else "begins"
-    console.print(f"{plan.trials} trials; the study in {plan.out} {state}. Nothing was written (--dry-run)")
+    for line in found.lines():
+        console.print(line, soft_wrap=True, markup=False, highlight=False)
+    console.print("nothing was written (--dry-run)")
 
 
 def stopped(console: Console, plan: Plan, screen: SearchScreen) -> None:
@@ -200,6 +195,8 @@ def finish(console: Console, view: StudyView) -> None:
     console.print(front_table(view, width=console.width))
     console.print()
     console.print(summary(view))
+    if (verdict := against_defaults(view)) is not None:
+        console.print(verdict, soft_wrap=True)
     picture = save_front(view, Path(view.path) / "front.png")
     console.print(f"{picture}  the front as a picture")
     console.print("next:")

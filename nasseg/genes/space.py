@@ -24,6 +24,7 @@ from nasseg.genes.slots import slot_name, to_genotype, to_values
 from nasseg.genes.soundness import dead_end, unused
 from nasseg.genes.spacefile import GIVEN, SpaceFile
 from nasseg.genes.stats import Cheapest, CostOf, SpaceStats, find_cheapest, take_stats
+from nasseg.genes.training_genes import TrainingGenes
 from nasseg.genes.variable import Choices, Chooser, Scalar, Setting, Variable, plain
 
 
@@ -50,6 +51,7 @@ class Space:
         given = entries(file, problems)
         bindings = bind(file, given, problems)
         self.settings, self._open_settings = bind_settings(given, problems)
+        self.training = TrainingGenes(self.settings, self._open_settings)
         if problems:
             raise ConfigError(problems)
         self.needs_genotype = file.genotype == GIVEN
@@ -218,7 +220,7 @@ class Space:
     def points(self, n: int, seed: int = 0) -> list[Point]:
         """``n`` independent draws with settings, uniform (logarithmically where the range is) over each open training gene."""
         rng = random.Random(f"settings {seed}")
-        return [Point(genotype, self._draw_settings(genotype, RandomChooser(rng))) for genotype in self.sample(n, seed)]
+        return [Point(genotype, self.training.draw(genotype, RandomChooser(rng))) for genotype in self.sample(n, seed)]
 
     def enumerate(self) -> Iterator[Genotype]:
         """Every genotype once, in the order of their numbers."""
@@ -242,7 +244,7 @@ class Space:
             return variable.index(nearest(chooser.categorical(variable.name, variable.choices, nearest)))
 
         genotype = to_genotype(self._decoders().walk(pick))
-        return Point(genotype, self._draw_settings(genotype, chooser))
+        return Point(genotype, self.training.draw(genotype, chooser))
 
     def encode(self, point: Point | Genotype) -> dict[str, Scalar] | None:
         """The answers that make :meth:`suggest` give this point, or None if it lies outside the space.
@@ -257,9 +259,8 @@ class Space:
             return None
         names = self._open
         out: dict[str, Scalar] = {name: names[name].choices[found[name]] for name in names if name in found}
-        values = self._visible(genotype, settings)
         for setting in self._open_settings:
-            active = all(condition.holds(values) for condition in setting.conditions)
+            active = self.training.active(setting, genotype, settings)
             given = settings.get(setting.field)
             if not active and given not in (None, setting.otherwise):
                 return None
@@ -341,20 +342,6 @@ class Space:
             rule = "this space takes its decoder from outside: name one with --genotype, or Space.with_genotype"
             raise ConfigError(Problem(self._file.where, "genotype", rule, GIVEN, "scaseg"))
         return self._grammar
-
-    def _visible(self, genotype: Genotype, settings: Mapping[str, Any]) -> dict[str, Any]:
-        """What conditions of training genes can look at."""
-        named = {f"train.{k}": v for k, v in {**self.settings, **settings}.items()}
-        return {**to_values(genotype), **named}
-
-    def _draw_settings(self, genotype: Genotype, chooser: Chooser) -> dict[str, Any]:
-        out = dict(self.settings)
-        for setting in self._open_settings:
-            if all(condition.holds(self._visible(genotype, out)) for condition in setting.conditions):
-                out[setting.field] = setting.ask(chooser)
-            elif setting.otherwise is not None:
-                out[setting.field] = setting.otherwise
-        return out
 
 
 def _step(setting: Setting, value: Any, sign: int, rng: random.Random) -> Scalar:

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from nasseg.errors import nearest
+
 Scalar = str | int | float | bool
 
 Nearest = Callable[[Scalar], Scalar]
@@ -130,6 +132,21 @@ class Setting:
         if not _number(value) or not self.low <= value <= self.high:
             return False
         return not self.integer or (isinstance(value, int) and (value - int(self.low)) % self.step == 0)
+
+    def values(self) -> Sequence[Scalar] | None:
+        """All that could be drawn; None for a range of real numbers."""
+        if self.choices:
+            return self.choices
+        return range(int(self.low), int(self.high) + 1, self.step) if self.integer else None
+
+    def nearest(self, value: Any) -> Scalar:
+        """The value that could be drawn and is nearest to a value: by distance for numbers, by spelling for names, else the first."""
+        if self.choices:
+            same = [choice for choice in self.choices if choice == value and isinstance(choice, bool) == isinstance(value, bool)]
+            close: Scalar | None = same[0] if same else nearest(value, self.choices)
+            return self.choices[0] if close is None else close
+        inside = min(max(value, self.low), self.high) if _number(value) else self.low
+        return int(self.low) + round((inside - self.low) / self.step) * self.step if self.integer else float(inside)
 
     def ask(self, chooser: Chooser) -> Scalar:
         """One value from a chooser. Raises :class:`ValueError` for an answer outside the range or the choices."""

@@ -62,6 +62,8 @@ class Plan:
     sampler: str
     trials: int
     out: Path
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    """The recipe's own values of the settings that the space leaves open, by field: what a study tries first."""
 
     def cost(self, genotype: Genotype) -> Mapping[str, float]:
         """A genotype's cost at this study's size and classes, under the names of a budget."""
@@ -70,7 +72,7 @@ class Plan:
     @cached_property
     def proposer(self) -> Proposer:
         """Draws from the space under the budget."""
-        return Proposer(self.space, self.budget, self.cost)
+        return Proposer(self.space, self.budget, self.cost, self.defaults)
 
     @property
     def recipe(self) -> Recipe:
@@ -268,6 +270,7 @@ def make_plan(
         sampler=sampler,
         trials=trials,
         out=Path(out),
+        defaults=own_values(opened, recipe.Config, fixed, from_scratch=weights is None and not pretrained),
     )
     plan.proposer.check_budget()
     return plan
@@ -294,6 +297,12 @@ def fixed_space(
         space = space.with_fixed({**genes, **({} if backbone is None else {"backbone": backbone})})
     searched = {variable.name for variable in space.variables}
     return space.with_fixed({f"train.{name}": value for name, value in settings.items() if f"train.{name}" in searched})
+
+
+def own_values(space: Space, config_class: type[TrainingConfig], fixed: Mapping[str, Any], *, from_scratch: bool) -> dict[str, Any]:
+    """What the recipe takes for each setting that the space leaves open, where nobody says otherwise."""
+    config = config_class.parse({**fixed, **space.settings}).on_backbone(from_scratch=from_scratch)
+    return {setting.field: getattr(config, setting.field) for setting in space.training.opened}
 
 
 def check_settings(space: Space, config_class: type[TrainingConfig], fixed: Mapping[str, Any]) -> None:

@@ -119,9 +119,7 @@ def run(plan: Plan, resources: Resources, listener: Listener | None = None, *, r
         RepeatedFailure: the search stopped because trial after trial failed for the same reason.
         NassegError: for everything that was given wrongly.
     """
-    check_processes(plan, resources)
-    if plan.earlier() is None:
-        check_weights(plan)
+    check_plan(plan, resources)
     try:
         plan.out.mkdir(parents=True, exist_ok=True)
         lock = DriverLock(plan.out).__enter__()
@@ -154,6 +152,22 @@ def run(plan: Plan, resources: Resources, listener: Listener | None = None, *, r
         if study.condemned is not None:
             raise RepeatedFailure(f"{plan.out}: {study.condemned}")
     return replace(read_study(plan.out), driver=None)
+
+
+def check_plan(plan: Plan, resources: Resources) -> Mapping[str, Any] | None:
+    """What a search looks at before it writes anything, and a dry run does too.
+
+    Returns:
+        The configuration of the study that goes on; None for a new one.
+
+    Raises:
+        NassegError: whatever keeps the plan from being carried out, in one sentence.
+    """
+    check_processes(plan, resources)
+    earlier = plan.earlier()
+    if earlier is None:
+        check_weights(plan)
+    return earlier
 
 
 def check_processes(plan: Plan, resources: Resources) -> None:

@@ -35,20 +35,13 @@ from nasseg.search.candidate import Candidate, Chooser, Proposal, Recipe, finite
 from nasseg.search.failures import FailureStreak, to_retry
 from nasseg.search.journal import open_storage
 from nasseg.search.journal_repair import repair_journal
+from nasseg.search.patience import MOST_STUCK, Patience
 from nasseg.search.proposer import Proposer
 from nasseg.search.returned import objective_values, plain_result, recorded_result
 from nasseg.search.samplers import make_sampler
 from nasseg.search.store import PARQUET, read_rows
 from nasseg.search.view import Event, Listener, StudyView, TrialView, answered, load_optuna, pareto_front, view_trial, view_trials
 from nasseg.training.trial import Result
-
-REJECTS_IN_A_ROW = 200
-"""After so many rejects one that fits is drawn; half as many the next time, until the sampler finds one itself."""
-
-FEWEST_REJECTS = 25
-
-SLOW_REJECTS = {"gp": 5}
-"""Samplers that need seconds a draw, or never hear of rejects: so many in a row for them."""
 
 STARTS = 10
 """A trial that was started so often and never reached a checkpoint takes its driver down with it: it is told as failed."""
@@ -92,11 +85,7 @@ class Study:
         self._told: dict[int, tuple[tuple[float, ...] | None, str | None]] = {}
         self._twins: dict[int, list[int]] = {}
         self._requeue: deque[int] = deque()
-        self._want_fresh = False
-        self._streak = 0
-        self._patience = self._limit = SLOW_REJECTS.get(sampler, REJECTS_IN_A_ROW)
-        self._rejects: set[str] = set()
-        self._stuck = 0
+        self._patience = Patience(sampler)
 
         self.proposer.check_budget()
         self.sampling = make_sampler(sampler, seed)
@@ -122,7 +111,7 @@ class Study:
         self._rng = random.Random(f"{seed}/{len(self._frozen())}")
         self._retried: set[int] = set(self.optuna.user_attrs.get(view.RETRIED, ()))
         self._load()
-        self._enqueue_presets()
+        self._enqueue_starts()
         self._retry(retry_failed)
 
     # What a search asks.
@@ -251,9 +240,7 @@ class Study:
         if original != number:
             self._duplicate(number, candidate, original)
             return None
-        self._streak, self._stuck = 0, 0
-        if candidate.origin == "sampler":
-            self._limit = self._patience
+        self._patience.hand_out(drawn=candidate.origin == "sampler")
         return self._hand_out(number, candidate)
 
     def _hand_out(self, number: int, candidate: Candidate) -> Proposal | None:
@@ -274,14 +261,10 @@ class Study:
 
     def _reject(self, number: int, candidate: Candidate, violated: str) -> None:
         self.running.pop(number, None)
-        if candidate.key in self._rejects:
-            # Rejected before and proposed again: this sampler learns nothing from it.
-            self._want_fresh = True
-        self._rejects.add(candidate.key)
+        self._patience.reject(candidate.key)
         self._attribute(number, view.REASON, f"over budget: {violated}")
         self.optuna.tell(number, state=TrialState.PRUNED)
         self.rejected += 1
-        self._streak += 1
         self._emit(view.REJECTED, number)
 
     def _duplicate(self, number: int, candidate: Candidate, original: int) -> None:
@@ -289,7 +272,7 @@ class Study:
         self.running.pop(number, None)
         self._attribute(number, view.DUPLICATE_OF, original)
         self.duplicates += 1
-        self._want_fresh = True
+        self._patience.want_fresh = True
         if original in self._told:
             self._answer(number, original)
         else:
@@ -310,22 +293,25 @@ class Study:
 
     def _stay_fresh(self) -> bool:
         """After a duplicate, or too many rejects in a row, queue a point that is new and fits. False where the space holds none."""
-        if not (self._want_fresh or self._streak >= self._limit):
+        patience = self._patience
+        if not patience.over:
             return True
-        if self._want_fresh and self._queued():
-            self._want_fresh = False
+        if patience.want_fresh and self._queued():
+            patience.want_fresh = False
             return True
-        if self._streak >= self._limit:
-            self._limit = max(min(FEWEST_REJECTS, self._patience), self._limit // 2)
-        self._want_fresh, self._streak = False, 0
-        self._stuck += 1
+        patience.queue()
         front = [candidate.point() for _, _, candidate in self._front]
-        found = self.proposer.fresh(front, self._unseen, self._rng) if self._stuck <= REJECTS_IN_A_ROW else None
-        if found is None or not self._enqueue(*found):
-            self.finished = f"every network of the space {self.space.name} that fits the budget has been tried"
+        found = self.proposer.fresh(front, self._unseen, self._rng, self._tried)
+        if found is None or patience.stuck > MOST_STUCK or not self._enqueue(*found):
+            self.finished = self.proposer.used_up() if found is None else f"{patience.stuck} queued points in a row were not new"
             self._note(f"the search ends early: {self.finished}")
             return False
         return True
+
+    def _tried(self) -> list[Point]:
+        """The points of all trials that fit the budget, running ones included."""
+        trials = self.optuna.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.FAIL, TrialState.RUNNING))
+        return [Candidate.from_dict(raw).point() for trial in trials if (raw := trial.user_attrs.get(view.CANDIDATE)) is not None]
 
     def _unseen(self, point: Point) -> bool:
         return self.recipe.key(point.genotype, point.settings) not in self._known
@@ -340,19 +326,18 @@ class Study:
             self.optuna.enqueue_trial(dict(parameters), user_attrs={view.PLANNED: self._candidate(point, origin).to_dict()})
         return parameters is not None
 
-    def _enqueue_presets(self) -> None:
-        """Queue the presets that fit, once a study; say why the others are left out."""
-        if "presets" in self.optuna.user_attrs:
+    def _enqueue_starts(self) -> None:
+        """Queue what the study starts from, once; say why the rest is left out. A study of an older version gets what it lacks."""
+        if "starts" in self.optuna.user_attrs or ("presets" in self.optuna.user_attrs and not self.proposer.has_settings):
             return
         there = {view_.origin for frozen in self._frozen() if (view_ := view_trial(frozen)) is not None}
-        plans = self.proposer.presets()
-        for plan in plans:
-            origin = f"preset:{plan.name}"
-            if plan.point is None:
-                self._note(f"preset {plan.name} is left out: {plan.reason}")
-            elif origin not in there:
-                self._enqueue(plan.point, origin)
-        self.optuna.set_user_attr("presets", {plan.name: plan.reason or "queued" for plan in plans})
+        starts = self.proposer.starts()
+        for sentence in (*self.proposer.moved_defaults(), *(str(start) for start in starts if start.point is None)):
+            self._note(sentence)
+        for start in starts:
+            if start.point is not None and start.origin not in there:
+                self._enqueue(start.point, start.origin)
+        self.optuna.set_user_attr("starts", {start.origin: start.reason or "queued" for start in starts})
 
     def _candidate(self, point: Point, origin: str) -> Candidate:
         genotype = point.genotype
@@ -382,7 +367,7 @@ class Study:
                 running.append((frozen, candidate))
             elif frozen.state == TrialState.PRUNED:
                 self.rejected += 1
-                self._rejects.add(candidate.key)
+                self._patience.remember(candidate.key)
             elif view.DUPLICATE_OF in frozen.user_attrs:
                 self.duplicates += 1
             elif frozen.state == TrialState.COMPLETE:

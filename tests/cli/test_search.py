@@ -124,9 +124,9 @@ def test_dry_run_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[st
     said = capsys.readouterr().out
     assert "486 genotypes" in said or "genotypes, " in said
     assert "inside the budget" in said
-    assert "preset csap: over budget: macs 64.3M > 62.0M" in said
-    assert "preset canet_fca: fits, is trained first" in said
-    assert "begins. Nothing was written (--dry-run)" in said
+    assert "preset csap is left out: over budget: macs 64.3M > 62.0M" in said
+    assert "preset canet_fca is trained first" in said
+    assert "begins; 4 trials would be trained\nnothing was written (--dry-run)" in said
     assert list(tmp_path.iterdir()) == []
 
 

@@ -15,7 +15,7 @@ from nasseg.genes.space import Space
 from nasseg.search import view
 from nasseg.search.candidate import Proposal, Recipe, finite, unfinite
 from nasseg.search.journal import read_storage
-from nasseg.search.study import STARTS
+from nasseg.search.study import STARTS, Study
 from nasseg.search.view import Event, load_optuna
 from nasseg.training.trial import Result
 from tests.kits_store import complete, drive, fake_cost, fake_miou, fake_space, make_study
@@ -151,6 +151,48 @@ def test_presets_that_fit_come_first_and_the_others_say_why(tmp_path: Path) -> N
     drive(again)
     assert sum(trial.origin == "preset:canet_fca" for trial in again.view().trials) == 1
     assert not [event for event in events if event.kind == "note"]
+
+
+def test_the_first_trial_of_a_study_of_settings_has_the_recipes_defaults(tmp_path: Path) -> None:
+    space = fake_space(lr=True, fusion_width=64, lpm="se", ffn=1)
+    study, events = make_study(tmp_path, space=space, trials=3, defaults={"lr": 0.02})
+    assert [event.text for event in events] == ["the recipe's default lr=0.02 is outside 0.0001 … 0.01 log: 0.01 is taken"]
+    first = study.propose()
+    assert first is not None
+    assert dict(first.trial.settings) == {"lr": 0.01}
+    assert study.view_of(first.number).origin == "defaults"
+    assert frozen(tmp_path)[0].params == {"train.lr": 0.01}
+    study.close()
+    again, events = make_study(tmp_path, space=space, trials=3, defaults={"lr": 0.02})
+    drive(again)
+    assert [trial.origin for trial in again.view().trials] == ["defaults", "sampler", "sampler"]
+    assert not [event for event in events if event.kind == "note"]
+
+
+def test_a_study_of_an_older_version_gets_the_defaults_it_lacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    space = fake_space(lr=True, fusion_width=64, lpm="se", ffn=1)
+    with monkeypatch.context() as older:
+        older.setattr(Study, "_enqueue_starts", lambda study: study.optuna.set_user_attr("presets", {}))
+        study, _ = make_study(tmp_path, space=space, trials=2)
+        drive(study)
+        study.close()
+    again, _ = make_study(tmp_path, space=space, trials=4, defaults={"lr": 0.005})
+    drive(again)
+    assert [trial.origin for trial in again.view().trials] == ["sampler", "sampler", "defaults", "sampler"]
+    assert again.view().trials[2].settings == {"lr": 0.005}
+
+
+def test_every_network_that_fits_is_tried_in_a_space_that_is_not_listed_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 384 networks 24 fit; too few to be drawn, and the sampler knows nothing."""
+    monkeypatch.setattr("nasseg.search.proposer.ENUMERABLE", 100)
+    monkeypatch.setattr("nasseg.search.proposer.DRAWS", 0)
+    both = {"choices": [1, 2]}
+    genes = {"fusion": {"choices": ["concat", "fca"]}, "stage4.query_pool": both, "stage3.query_pool": both}
+    space = fake_space(**genes)
+    study, events = make_study(tmp_path, space=space, budget="macs=32M", trials=1000, sampler="random")
+    drive(study)
+    assert study.completed == 24
+    assert events[-1].text == "the search ends early: every network of the space fake that fits the budget has been tried"
 
 
 def test_a_budget_nothing_fits_is_refused_before_anything_is_written(tmp_path: Path) -> None:
