@@ -355,6 +355,8 @@ def test_views() -> None:
         ("feedformer", "4:ownF 3:ownF 2:ownF 1:- | k32·k16·k8 1+n | lpm none | ffn 4·4·4·0 | concat 128/4"),
         ("metaseg", "4:own1 3:own1 2:own1 | k64 self+n | lpm none | ffn 2m | concat 128/8"),
         ("scaseg_city", "4:own1 3:own1 2:own1 1:own1 | k64 q2 all | lpm se | ffn 4 | concat 128/4"),
+        ("segformer_mmseg", "4:- 3:- 2:- 1:- | lpm none | ffn 0 | concat p256bn 256/4"),
+        ("u_mixformer", "4:ownF 3:ownF 2:ownF 1:ownF | k32 all | lpm none | ffn 4 | res n | concat 128/4"),
         ("csap", "4:own1 3:4 2:4 | k32 self | lpm none | ffn 2 | concat 128/8"),
     ],
 )
