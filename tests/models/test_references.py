@@ -20,7 +20,7 @@ CLASSES = 19
 TOLERANCE = 1e-4
 SIZE = (128, 192)
 """All pooling windows are whole there. The codes of FeedFormer and MetaSeg, and the pooled queries of U-MixFormer's, leave out those at the
-border that are not; ours average what they have."""
+border that are not; the presets average what they have."""
 
 CASES = [(name, size.name, LARGE if size.name != "base" else SMALL, size.backbones[0]) for name in NAMES for size in design(name).sizes]
 
