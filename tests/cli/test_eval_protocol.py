@@ -20,6 +20,8 @@ from nasseg.training.protocol import Protocol
 from nasseg.training.rundir import RunDir
 from nasseg.training.trial import Trial
 
+pytestmark = pytest.mark.xdist_group("eval_protocol")
+
 OLD = Path(__file__).resolve().parents[1] / "assets" / "format1"
 SETTINGS = {
     **{"iterations": 3, "batch_size": 2, "threads": 1, "device": "cpu", "ema": 0.0},

@@ -94,6 +94,13 @@ def test_going_on_needs_the_network_no_more(
     assert "begins with" not in said
 
 
+def test_it_pads_as_the_network_does(network: Path, fine_tuned: tuple[Path, str]) -> None:
+    run = RunDir.open(fine_tuned[0])
+    assert Published.open(network).pad_multiple == 1
+    assert run.facts["settings"]["pad_multiple"] == run.protocol.pad_multiple == run.load_model().pad_multiple == 1
+    assert trial_of(str(network), Asked(data=DATA, settings={"pad_multiple": 32})).settings["pad_multiple"] == 32
+
+
 def test_another_network_is_another_run(network: Path, fine_tuned: tuple[Path, str], tmp_path: Path) -> None:
     trial = RunDir.open(fine_tuned[0]).trial()
     changed = torch.load(network, weights_only=True)
