@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+from importlib.metadata import version
 from typing import Any
 
 import pytest
@@ -40,5 +41,7 @@ def test_outside_a_checkout_the_commit_is_unknown(monkeypatch: pytest.MonkeyPatc
     assert environment.commit.__wrapped__() is None
 
 
-def test_a_package_that_is_not_installed_has_no_version() -> None:
-    assert environment._version("no-such-package-at-all") is None
+def test_a_package_that_is_not_installed_has_no_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(environment, "PACKAGES", ("torch", "no-such-package-at-all"))
+    assert environment.stamp()["no-such-package-at-all"] is None
+    assert environment.stamp()["torch"] == version("torch")
