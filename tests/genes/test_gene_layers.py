@@ -34,11 +34,16 @@ def total_cost(genotype: Genotype, channels: tuple[int, int, int, int] = WIDTHS)
     return sum(decoder_cost(genotype, channels, (512, 512), 19).values(), Part())
 
 
+@pytest.fixture(scope="module")
+def open_space() -> Space:
+    """A space that opens every gene with all of its values."""
+    choices = {name: [list(v) if isinstance(v, tuple) else v for v in GENES[name].values] for name in DECODER_GENES}
+    return Space.from_dict({"extends": "decoder", "genes": {name: {"choices": values} for name, values in choices.items()}})
+
+
 @pytest.mark.parametrize("name", DECODER_GENES)
-def test_space_files_open_it(name: str) -> None:
-    choices = [list(v) if isinstance(v, tuple) else v for v in GENES[name].values]
-    found = Space.from_dict({"extends": "decoder", "genes": {name: {"choices": choices}}})
-    values = {v for variable in found.variables if variable.gene == name for s in variable.values.values() for v in s}  # type: ignore[union-attr]
+def test_space_files_open_it(name: str, open_space: Space) -> None:
+    values = {v for variable in open_space.variables if variable.gene == name for s in variable.values.values() for v in s}  # type: ignore[union-attr]
     stages = (0,) if name in GLOBAL_GENES else (1, 2, 3, 4)
     assert values >= {GENES[name].check(value, stages[0]) for value in GENES[name].values}
 

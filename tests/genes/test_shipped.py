@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from importlib.resources import files
 
@@ -13,6 +14,9 @@ from nasseg.genes.presets import PRESETS, design, preset
 from nasseg.genes.space import Space
 from nasseg.genes.variable import Choices
 
+load = functools.cache(Space.load)
+"""A space does not change, and the large ones take a second to read."""
+
 SIZES = {
     "csap": 23_862_720,
     "decoder": 850_045_092_376_723_922_107_616,
@@ -23,14 +27,14 @@ SIZES = {
 
 
 def test_sizes() -> None:
-    assert {name: None if (space := Space.load(name)).needs_genotype else space.size() for name in spacefile.shipped()} == SIZES
+    assert {name: None if (space := load(name)).needs_genotype else space.size() for name in spacefile.shipped()} == SIZES
 
 
 @pytest.mark.parametrize("name", spacefile.shipped())
 def test_file_opens_with_its_command_and_says_what_it_is(name: str) -> None:
     text = (files("nasseg.search_spaces") / f"{name}.yaml").read_text(encoding="utf-8")
     assert text.startswith(f"# nasseg search {name} ")
-    space = Space.load(name)
+    space = load(name)
     assert space.name == name
     assert space.description
     assert "miou" in space.objectives
@@ -46,7 +50,7 @@ def test_file_opens_with_its_command_and_says_what_it_is(name: str) -> None:
     ],
 )
 def test_presets_lie_inside_on_any_backbone(name: str, presets: tuple[str, ...]) -> None:
-    space = Space.load(name).with_fixed({"backbone": "resnet18"})
+    space = load(name).with_fixed({"backbone": "resnet18"})
     assert space.presets == presets
     assert [each for each in presets if not space.contains(preset(each, "resnet18"))] == []
     # In every size: on a backbone of each.
@@ -56,7 +60,7 @@ def test_presets_lie_inside_on_any_backbone(name: str, presets: tuple[str, ...])
 
 
 def test_tiny_can_be_listed() -> None:
-    space = Space.load("tiny")
+    space = load("tiny")
     genotypes = list(space.enumerate())
     assert len({g.id for g in genotypes}) == space.size() == 312
     # 13 ways to attend (none at stage 4: 2 × 2, own: 3 × 3), 3 local modules, 2 FFNs, 2 fusions, 2 widths.
@@ -64,7 +68,7 @@ def test_tiny_can_be_listed() -> None:
 
 
 def test_decoder_opens_every_gene() -> None:
-    space = Space.load("decoder")
+    space = load("decoder")
     # Two readings of SCASeg's text and what pooling does at an edge, which change no cost, are left to --set.
     assert {v.gene for v in space.variables} == set(GENES) - {"backbone", "softmax_scale", "lpm_residual", "pool_edge"}
     for variable in space.variables:
@@ -80,7 +84,7 @@ def test_decoder_opens_every_gene() -> None:
 def test_hyperparameters_name_fields_of_the_trainer() -> None:
     # Read as text: the trainer's module imports torch.
     config = (files("nasseg.training") / "config.py").read_text(encoding="utf-8")
-    space = Space.load("hyperparameters")
+    space = load("hyperparameters")
     assert len(space.variables) == 10
     for variable in space.variables:
         assert re.search(rf"^    {variable.name.removeprefix('train.')}: ", config, re.MULTILINE), variable.name
