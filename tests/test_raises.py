@@ -7,7 +7,7 @@ from pathlib import Path
 
 TESTS = Path(__file__).resolve().parent
 TOO_WIDE = {"Exception", "BaseException"}
-WITHOUT_WORDS = {"SystemExit", "KeyboardInterrupt", "Stopped", "Leave"}
+WITHOUT_WORDS = {"SystemExit", "KeyboardInterrupt", "Stopped", "Leave", "ReachedError"}
 """Raised to leave, not to tell: there are no words to match."""
 
 

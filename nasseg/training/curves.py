@@ -9,8 +9,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from nasseg.files import write_atomic
 
@@ -79,6 +77,10 @@ def read_log(path: str | os.PathLike[str]) -> list[dict[str, float]]:
 
 def draw_curves(log: str | os.PathLike[str], path: str | os.PathLike[str], title: str) -> None:
     """Loss (each iteration, and its running mean) and learning rate above, measured percentages below, as PNG."""
+    # Half a second to import, for one picture at the end of a run.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415
+    from matplotlib.figure import Figure  # noqa: PLC0415
+
     rows = read_log(log)
     steps = np.array([row["iteration"] for row in rows])
     loss = np.array([row["loss"] for row in rows])

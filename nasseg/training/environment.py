@@ -13,7 +13,7 @@ import torch
 
 import nasseg
 
-PACKAGES = ("torch", "torchvision", "timm", "numpy", "torchmetrics")
+PACKAGES = ("torch", "torchvision", "timm", "numpy")
 
 
 def stamp(device: torch.device | str = "cpu") -> dict[str, Any]:

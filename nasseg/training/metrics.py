@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torchmetrics.classification import MulticlassConfusionMatrix
 
 from nasseg.errors import DataError
 from nasseg.metric import MetricName
@@ -101,27 +100,19 @@ class SegmentationMetrics:
     IoU_c = I_c / U_c, mIoU its mean over classes with U_c > 0 (a class predicted but absent counts as 0), mAcc the mean of I_c / T_c over
     T_c > 0, aAcc = Σ I_c / Σ T_c: mmsegmentation's IoUMetric.
 
-    ``matrix`` is that matrix, on the device; several processes' sum is the whole split's (:meth:`add`).
+    ``matrix`` is that matrix, row: true class, column: predicted class, on the device; several processes' sum is the whole split's.
+
+    Counted here and not by torchmetrics, whose import takes longer than torch's: each training process, worker and verb would wait for it.
     """
 
     def __init__(self, num_classes: int, classes: Sequence[str] | None = None, device: torch.device | str = "cpu") -> None:
         self.num_classes = num_classes
         self.classes = tuple(classes) if classes is not None else tuple(str(c) for c in range(num_classes))
-        self.counter = MulticlassConfusionMatrix(num_classes, ignore_index=IGNORE, validate_args=False).to(device)
-
-    @property
-    def matrix(self) -> Tensor:
-        """(K, K) int64: pixels by true class (row) and predicted class (column)."""
-        matrix: Tensor = self.counter.confmat
-        return matrix
-
-    @matrix.setter
-    def matrix(self, matrix_KK: Tensor) -> None:
-        self.counter.confmat.copy_(matrix_KK)
+        self.matrix = torch.zeros(num_classes, num_classes, dtype=torch.int64, device=device)
 
     def add(self, matrix_KK: Tensor) -> None:
         """Add another matrix's pixels."""
-        self.counter.confmat += matrix_KK.to(self.counter.confmat)
+        self.matrix += matrix_KK.to(self.matrix)
 
     def update(self, prediction: Tensor, target: Tensor) -> None:
         """Add pixels: targets (…, H, W) of class numbers or 255; predictions of the same shape, or logits (B, K, H, W).
@@ -130,11 +121,12 @@ class SegmentationMetrics:
         """
         if prediction.ndim == target.ndim + 1:
             prediction = prediction.argmax(1)
-        wrong = (target != IGNORE) & ((target >= self.num_classes) | (target < 0))
+        counted = target != IGNORE
+        wrong = counted & ((target >= self.num_classes) | (target < 0))
         if bool(wrong.any()):
             raise DataError(f"a mask holds label {int(target[wrong][0])}; labels go from 0 to {self.num_classes - 1}, and 255 is ignored")
-        if bool((target != IGNORE).any()):
-            self.counter.update(prediction.reshape(-1), target.reshape(-1).long())
+        cells = target[counted].long() * self.num_classes + prediction[counted]
+        self.matrix += torch.bincount(cells, minlength=self.num_classes**2).reshape_as(self.matrix)
 
     def compute(self) -> Metrics:
         """The numbers so far; raises :class:`DataError` where no pixel was counted."""

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from nasseg.cli.main import run
+from nasseg.errors import StudyError
 from nasseg.search import preview as module
 from nasseg.search.driver import DriverLock
 from nasseg.search.preview import check_folder
@@ -177,5 +178,5 @@ def test_folders_that_a_search_refuses(tmp_path: Path, capsys: pytest.CaptureFix
         return False
 
     monkeypatch.setattr(module.os, "access", denied)
-    with pytest.raises(Exception, match="new/out cannot be written: Permission denied"):
+    with pytest.raises(StudyError, match="new/out cannot be written: Permission denied"):
         check_folder(tmp_path / "new" / "out")
