@@ -7,7 +7,7 @@ The public door::
     cost = nasseg.cost(genotype, size=(512, 512), num_classes=150)
     model = nasseg.build(genotype, num_classes=150)
     study = nasseg.search("tiny", data="synthetic", backbone="mit_b0", size=(96, 128), trials=8, out="results/first")
-    model = nasseg.load_bundle("bundle")
+    model = nasseg.load("bundle")
 
 Importing nasseg loads neither torch nor ray; each name loads what it needs when it is first used. ``nasseg.cost`` and ``nasseg.search``
 are packages that can also be called (docs/decisions/0002-callable-packages.md).
@@ -25,6 +25,7 @@ import nasseg.search  # noqa: F401  (made callable below)
 
 if TYPE_CHECKING:
     from nasseg.export.bundle import load_bundle
+    from nasseg.export.load import load
     from nasseg.genes.budget import Budget
     from nasseg.genes.genotype import Genotype
     from nasseg.genes.presets import preset
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-__all__ = ["Budget", "Genotype", "SegModel", "Space", "build", "cost", "load_bundle", "preset", "search"]
+__all__ = ["Budget", "Genotype", "SegModel", "Space", "build", "cost", "load", "load_bundle", "preset", "search"]
 
 _HOMES = {
     "Budget": "nasseg.genes.budget",
@@ -41,6 +42,7 @@ _HOMES = {
     "SegModel": "nasseg.models.segmenter",
     "Space": "nasseg.genes.space",
     "build": "nasseg.models.segmenter",
+    "load": "nasseg.export.load",
     "load_bundle": "nasseg.export.bundle",
     "preset": "nasseg.genes.presets",
 }

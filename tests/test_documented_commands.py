@@ -36,6 +36,7 @@ from nasseg.genes.presets import preset
 from nasseg.models.backbones.pretrained import ORIGINS, Download, HubRepository
 from nasseg.search.store import is_study
 from nasseg.training.rundir import RUN
+from tests.published.test_network import configured, saved
 
 CAPITALS = re.compile(r"[A-Z][A-Z0-9_]*(?:x[A-Z])?")
 CLASSES = ["soil", "crop", "weed"]
@@ -64,6 +65,9 @@ FILLED = {
 WANTED = {"search": ("backbone", "data"), "train": ("target", "backbone", "data"), "cost": ("backbone",), "predict": ("images",)}
 """What a verb needs although its parser lets it be left out."""
 NAMED_DATA = "ade20k"
+TARGETS = ("bundle", "genotype", "path", "run", "target")
+PUBLISHED = re.compile(r"\.pth$|-finetuned-")
+"""What the pages call published networks."""
 
 OWN_RECIPE = """
 from nasseg.metric import Metric
@@ -115,12 +119,19 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def network(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A published network of three classes."""
+    return saved(tmp_path_factory.mktemp("documents"), **configured("crop_size = (64, 96)"))
+
+
 class World:
     """The folder a command runs in, and what is put into it as the command names it."""
 
-    def __init__(self, folder: Path, study: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, folder: Path, study: Path, data: Path, network: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.folder = folder
         self.study = study
+        self.network = network
         self.data = data
         self.patch = monkeypatch
         monkeypatch.chdir(folder)
@@ -155,8 +166,10 @@ class World:
 
         for name in ("search.describe_plan", "train.train", "export.export_run", "predict.bundle_predictor"):
             self.patch.setattr(f"nasseg.cli.{name}", reached)
+        for name in ("export.export_published", "predict.published_predictor"):
+            self.patch.setattr(f"nasseg.cli.{name}", reached)
 
-        def run_in_place_of(path: str, *, onnx: bool) -> Measured:
+        def run_in_place_of(path: str, *, onnx: bool, size: tuple[int, int] | None) -> Measured:
             self.run_at("measured")
             return replace(read("measured", onnx=False), load=reached)
 
@@ -231,6 +244,8 @@ class World:
         value = FILLED.get(name, "1") if filled else given
         if name == "results" or re.fullmatch(r"\S+:(best|\d+)", value):
             self.place(self.study, value.partition(":")[0], is_study)
+        elif name in TARGETS and PUBLISHED.search(value):
+            self.network_at(value)
         elif name == "weights":
             self.write(self.folder / value, "weights")
         elif name == "sets" and value.startswith("trainer.distill="):
@@ -246,6 +261,18 @@ class World:
         if not filled:
             parse_spec(given)
         return str(self.data)
+
+    def network_at(self, where: str) -> None:
+        """A published network, a file or a folder, at the place a command names."""
+        target = self.folder / where
+        if target.exists():
+            return
+        if target.suffix == ".pth":
+            shutil.copy(self.network, target)
+            return
+        target.mkdir()
+        shutil.copy(self.network, target / "pytorch_model.bin")
+        (target / "config.json").write_text(json.dumps({"model_type": "segformer", "architectures": ["SegformerForSemanticSegmentation"]}))
 
     def place(self, source: Path, where: str, there: Any) -> None:
         target = self.folder / where
@@ -281,8 +308,8 @@ def found(words: list[str]) -> tuple[str, click.Command, list[str]]:
 
 
 @pytest.fixture
-def world(tmp_path: Path, study: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> World:
-    return World(tmp_path, study, data, monkeypatch)
+def world(tmp_path: Path, study: Path, data: Path, network: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    return World(tmp_path, study, data, network, monkeypatch)
 
 
 def run_shown(words: list[str], partial: bool, world: World, monkeypatch: pytest.MonkeyPatch) -> None:

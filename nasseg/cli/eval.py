@@ -20,13 +20,17 @@ from nasseg.cli.console import wide_console
 from nasseg.cli.options import SIZE
 from nasseg.cli.run_view import protocol_line, result_table
 from nasseg.cli.verb import Verb
+from nasseg.data.dataset import DataSet
 from nasseg.data.layouts import open_data
 from nasseg.errors import BundleError, ConfigError, Problem, nearest
 from nasseg.export.bundle import PREPROCESSING, bundle_folder, load_bundle
 from nasseg.export.onnx_file import load_onnx
 from nasseg.export.preprocessing import Preprocessing
+from nasseg.export.published import check_classes, preprocessing_of
 from nasseg.log import STDERR
+from nasseg.models.ops import PAD_MULTIPLE
 from nasseg.models.segmenter import SegModel
+from nasseg.published.network import Published, is_published
 from nasseg.report.evaluation import PAGE, report_folder, write_report
 from nasseg.report.worst import Worst
 from nasseg.training.device import check_precision, resolve_device
@@ -45,25 +49,29 @@ class Measured:
     """What is measured, before its weights are read: its classes, how images reach it, and ``load`` for the function to logits.
 
     ``of`` says what it is (``run``, ``bundle``, ``ONNX file``), ``protocol`` how it was measured, None where it does not say.
-    ``load(device, pad_multiple)`` reads the weights. ``metrics`` are what a run reports beside mIoU, mAcc and aAcc.
+    ``load(device, pad_multiple)`` reads the weights, ``check`` raises for data of other classes. ``metrics`` are what a run reports beside
+    mIoU, mAcc and aAcc, ``remarks`` sentences on how a published network was read.
     """
 
     of: str
-    classes: tuple[str, ...]
+    classes: tuple[str, ...] | None
     size: tuple[int, int]
     mean: tuple[float, ...]
     std: tuple[float, ...]
     weights: str
     protocol: Protocol | None
     load: Callable[[torch.device, int], Predict]
+    check: Callable[[DataSet], None]
+    pad_multiple: int = PAD_MULTIPLE
     data: str | None = None
     batch_size: int = BATCH_SIZE
     metrics: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
 
     @property
     def base(self) -> Protocol:
         """The protocol that options change: its own, or whole images stretched to its size."""
-        return self.protocol or Protocol(size=self.size)
+        return self.protocol or Protocol(size=self.size, pad_multiple=self.pad_multiple)
 
 
 @click.command("eval", cls=Verb)
@@ -118,9 +126,10 @@ def command(
     worst: int,
     as_json: bool,
 ) -> None:
-    """Measure PATH, a run's folder or a bundle: mIoU, mAcc, aAcc and IoU by class, in percent.
+    """Measure PATH, a run's folder, a bundle or a published network: mIoU, mAcc, aAcc and IoU by class, in percent.
 
-    Images reach the network as when PATH was measured last: runs and bundles carry their protocol. Options change it.
+    Images reach the network as when PATH was measured last: runs, bundles and most published networks (docs/published.md) say how. Options
+    change it.
     mmsegmentation's protocols:
 
     \b
@@ -142,16 +151,14 @@ def command(
     }
     given = {name: value for name, value in asked.items() if value is not None}
     least = {"--batch-size": (batch_size, 1), "--workers": (workers, 0), "--worst": (worst, 1)}
-    measured = read(path, onnx=onnx)
+    measured = read(path, onnx=onnx, size=size)
     protocol = _checked(measured, given, least, amp, onnx)
     where = torch.device("cpu") if onnx else resolve_device(device)
     check_precision(amp, where)
     if (data or measured.data) is None:
-        raise ConfigError(Problem("", "--data", "a bundle does not say which data to measure it on", None, "synthetic"))
+        raise ConfigError(Problem("", "--data", f"a {measured.of} does not say which data to measure it on", None, "synthetic"))
     opened = open_data(str(data or measured.data))
-    if opened.classes != measured.classes:
-        theirs, ours = ", ".join(opened.classes), ", ".join(measured.classes)
-        raise ConfigError(Problem("", "--data", f"its classes ({theirs}) are not those the network was trained on ({ours})", opened.spec))
+    measured.check(opened)
     images = opened.split(split)
     folder = None if report is None else report_folder(report)
     cases = None if folder is None else Worst(opened.num_classes, worst)
@@ -184,12 +191,15 @@ def command(
     if as_json:
         boundaries = {"boundary_per_class": dict(found.boundary_per_class)} if found.boundary_per_class else {}
         numbers = {"metrics": dict(found.values), "per_class": dict(found.per_class), **boundaries}
-        own = {"protocol_of": measured.of if measured.protocol is not None else None, "changed": changed}
+        own: dict[str, Any] = {"remarks": list(measured.remarks)} if measured.remarks else {}
+        own |= {"protocol_of": measured.of if measured.protocol is not None else None, "changed": changed}
         click.echo(json.dumps({**numbers, "protocol": record, **own}))
         return
     console.print(result_table(found.values, found.per_class, opened.classes))
     console.print(line)
     console.print(whose(measured, changed), markup=False)
+    for remark in measured.remarks:
+        console.print(f"{path}: {remark}", markup=False, soft_wrap=True)
     if folder is not None:
         console.print(f"report: {folder / PAGE}")
 
@@ -277,8 +287,15 @@ def _heard(cases: Worst | None, images: int) -> Iterator[Each | None]:
         yield each
 
 
-def read(path: str, *, onnx: bool) -> Measured:
-    """A run or a bundle as something to measure; raises :class:`BundleError` for anything else."""
+def read(path: str, *, onnx: bool, size: tuple[int, int] | None = None) -> Measured:
+    """A run, a bundle or a published network as something to measure; raises :class:`BundleError` for anything else.
+
+    ``size`` is asked for where a published network says none.
+    """
+    if is_published(path):
+        if onnx:
+            raise BundleError(f"{path}: a published network has no ONNX file; make one with: nasseg export {path} --out BUNDLE")
+        return _published(Published.open(path), size)
     if (Path(path) / RUN).is_file():
         if onnx:
             raise BundleError(f"{path}: a training run has no ONNX file; make one with: nasseg export {path} --out BUNDLE")
@@ -292,6 +309,7 @@ def read(path: str, *, onnx: bool) -> Measured:
             weights="ema" if run.facts["settings"]["ema"] else "raw",
             protocol=run.protocol,
             load=functools.partial(_module, run.load_model),
+            check=functools.partial(same_classes, run.classes),
             data=str(run.facts["data"]),
             batch_size=int(run.facts["settings"].get("eval_batch_size", BATCH_SIZE)),
             metrics=tuple(run.facts["settings"].get("metrics", ())),
@@ -312,7 +330,33 @@ def read(path: str, *, onnx: bool) -> Measured:
         weights="onnx" if onnx else "bundle",
         protocol=own.at(facts.size) if own is not None and onnx else own,
         load=file if onnx else functools.partial(_module, functools.partial(load_bundle, folder)),
+        check=functools.partial(same_classes, facts.classes),
+        pad_multiple=facts.pad_multiple,
     )
+
+
+def _published(network: Published, size: tuple[int, int] | None) -> Measured:
+    facts = preprocessing_of(network, size=size)
+    return Measured(
+        of="published network",
+        classes=network.classes,
+        size=facts.size,
+        mean=facts.mean,
+        std=facts.std,
+        weights="published",
+        protocol=facts.evaluation,
+        load=functools.partial(_module, network.model),
+        check=functools.partial(check_classes, network),
+        pad_multiple=facts.pad_multiple,
+        remarks=network.remarks,
+    )
+
+
+def same_classes(own: tuple[str, ...], data: DataSet) -> None:
+    """Raise :class:`ConfigError` unless the data's classes are the network's."""
+    if data.classes != own:
+        theirs, ours = ", ".join(data.classes), ", ".join(own)
+        raise ConfigError(Problem("", "--data", f"its classes ({theirs}) are not those the network was trained on ({ours})", data.spec))
 
 
 def _module(load: Callable[[], SegModel], device: torch.device, pad_multiple: int) -> Predict:

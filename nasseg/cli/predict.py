@@ -14,9 +14,11 @@ from nasseg.cli.options import SIZE
 from nasseg.cli.verb import Verb
 from nasseg.data.layouts import open_data
 from nasseg.data.layouts import original_labels as labels_of
-from nasseg.errors import ConfigError, Problem
+from nasseg.errors import BundleError, ConfigError, Problem
 from nasseg.export.bundle import bundle_predictor
 from nasseg.export.predict import LARGE, SLID, WHOLE, Drawn, Predictor, predict_images, predict_split
+from nasseg.export.published import published_predictor
+from nasseg.published.network import is_published
 from nasseg.report.overlay import percent_text
 from nasseg.training.device import resolve_device
 
@@ -59,7 +61,8 @@ def command(
     onnx: bool,
     device: str,
 ) -> None:
-    """Draw what BUNDLE sees on IMAGES (files and folders): an overlay with a legend, and a mask of class numbers.
+    """Draw what BUNDLE, or a published network (docs/published.md), sees on IMAGES (files and folders): an overlay with a legend, and a
+    mask of class numbers.
 
     An image is treated as when the network was measured (the bundle's evaluation protocol). One that is more than twice as high and wide as
     the images of its validation set is cut into overlapping windows of their size instead; --window, --size and --whole decide by hand.
@@ -70,10 +73,19 @@ def command(
         raise ConfigError(Problem("", "--device", "ONNX Runtime runs on the CPU here", device, "cpu"))
     labels = None if original_labels is None else labels_of(original_labels)
     place = "cpu" if onnx else _device(device)
-    forward, preprocessing = bundle_predictor(bundle, onnx=onnx, device=place)
+    opened = None if data is None else open_data(data)
+    if is_published(bundle):
+        if onnx:
+            raise BundleError(f"{bundle}: a published network has no ONNX file; make one with: nasseg export {bundle} --out BUNDLE")
+        forward, preprocessing, remarks = published_predictor(bundle, data=opened, size=size, device=place)
+    else:
+        forward, preprocessing = bundle_predictor(bundle, onnx=onnx, device=place)
+        remarks = ()
     only = preprocessing.size if onnx else None
     predictor = Predictor(forward, preprocessing, size=size, window=window, stride=stride, whole=whole, only=only, original_labels=labels)
     console = wide_console()
+    for remark in remarks:
+        console.print(f"{bundle}: {remark}", markup=False, soft_wrap=True)
     drawn: list[Drawn] = []
     try:
         with console.status("") as status:
@@ -82,10 +94,10 @@ def command(
                 drawn.append(one)
                 status.update(Text(f"{at} of {total}: {one.image}"))
 
-            if data is None:
+            if opened is None:
                 predict_images(predictor, images, out, alpha=alpha, done=done)
             else:
-                predict_split(predictor, open_data(data), out, split=split, count=number, alpha=alpha, done=done)
+                predict_split(predictor, opened, out, split=split, count=number, alpha=alpha, done=done)
     finally:
         if drawn:
             draw(console, drawn)

@@ -130,18 +130,7 @@ def export_run(
     model = folder.load_model()
     split = _validation(folder, data, say) if images > 0 else None
     known = folder.facts
-    preprocessing = Preprocessing(
-        classes=folder.classes,
-        palette=tuple((int(red), int(green), int(blue)) for red, green, blue in known["palette"]),
-        size=folder.size,
-        mean=tuple(float(v) for v in known["mean"]),
-        std=tuple(float(v) for v in known["std"]),
-        stride=model.stride,
-        in_chans=int(known["in_chans"]),
-        image_size=None if split is None else typical_size(split),
-        pad_multiple=model.pad_multiple,
-        evaluation=folder.protocol,
-    )
+    preprocessing = run_preprocessing(folder, model, None if split is None else typical_size(split))
     facts = Facts(
         trainer=known["trainer"],
         settings=known["settings"],
@@ -156,6 +145,23 @@ def export_run(
         environment=known.get("environment", {}),
     )
     return export_model(model, out, preprocessing=preprocessing, facts=facts, split=split, images=images, force=force, say=say)
+
+
+def run_preprocessing(run: RunDir, model: SegModel, image_size: tuple[int, int] | None = None) -> Preprocessing:
+    """What a training run says of pixels and classes; ``model`` is its network."""
+    known = run.facts
+    return Preprocessing(
+        classes=run.classes,
+        palette=tuple((int(red), int(green), int(blue)) for red, green, blue in known["palette"]),
+        size=run.size,
+        mean=tuple(float(v) for v in known["mean"]),
+        std=tuple(float(v) for v in known["std"]),
+        stride=model.stride,
+        in_chans=int(known["in_chans"]),
+        image_size=image_size,
+        pad_multiple=model.pad_multiple,
+        evaluation=run.protocol,
+    )
 
 
 def _validation(run: RunDir, data: str | None, say: Say) -> Split | None:

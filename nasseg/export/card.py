@@ -29,7 +29,8 @@ class Facts:
 
     ``metrics`` by name in percent, ``per_class`` IoU in percent, ``protocol`` how they were measured, ``iteration`` when; ``settings`` of
     the ``trainer`` on ``data`` (its spec) with ``seed``; ``weights`` a local file the backbone started from, ``pretrained`` whether from
-    timm's hub (None: not known); ``environment`` versions and device of the training.
+    timm's hub (None: not known); ``environment`` versions and device of the training. ``origin`` names whose network it is, where it was
+    read from others' files and not trained here.
     """
 
     trainer: str | None = None
@@ -43,6 +44,7 @@ class Facts:
     weights: str | None = None
     pretrained: bool | None = None
     environment: Mapping[str, Any] = field(default_factory=dict)
+    origin: str | None = None
 
 
 def card(
@@ -268,6 +270,8 @@ def _cost(genotype: Genotype, cost: Cost) -> str:
 
 
 def _training(facts: Facts) -> str:
+    if facts.origin is not None:
+        return f"## Training\n\nNot trained with nasseg: {facts.origin}."
     if facts.trainer is None and not facts.settings and facts.data is None:
         return "## Training\n\nNot known: the network was exported from Python without its history."
     rows = [("trainer", facts.trainer), ("data", None if facts.data is None else without_folders(facts.data)), ("seed", facts.seed)]
@@ -308,7 +312,12 @@ def _limits(genotype: Genotype, p: Preprocessing, facts: Facts) -> str:
         "- Its numbers hold for images like those it was measured on.",
         "- Things much smaller or larger than in its training are found less well.",
         f"- ONNX and program files take images of {p.size[0]}x{p.size[1]} only; the module takes any.",
-        f"- {licence_note(genotype.backbone, facts.pretrained, facts.weights)}",
+        "- "
+        + (
+            f"The weights are others' ({facts.origin}): their licence, not known to nasseg, applies."
+            if facts.origin is not None
+            else licence_note(genotype.backbone, facts.pretrained, facts.weights)
+        ),
         "- The licence of the training images may bind how the weights are used.",
     ]
     return "\n".join(lines)

@@ -70,6 +70,11 @@ class Published:
             remarks.append("it was trained on BGR images; its first convolution is turned round, so that it takes RGB")
         if description.mean is None:
             remarks.append("it does not say how images were normalised; ImageNet's mean and deviation are taken")
+        if description.reduce_zero_label:
+            remarks.append(
+                "it was trained with reduce_zero_label: its masks count classes from 1 and 0 is ignored; ade20k:PATH reads them so, and "
+                "?relabel=reduce_zero"
+            )
         if found.dropped:
             remarks.append(f"{len(found.dropped)} tensors that the network never uses are left out, such as {found.dropped[0]}")
         return cls(
@@ -93,6 +98,11 @@ class Published:
     def palette(self) -> tuple[Colour, ...]:
         """A colour for each class: its own, its data set's, or ours."""
         return classes_of(self.description, self.num_classes)[1]
+
+    @property
+    def has_colours(self) -> bool:
+        """Whether the network says its colours."""
+        return self.description.palette is not None and len(self.description.palette) == self.num_classes
 
     @property
     def size(self) -> Size | None:
