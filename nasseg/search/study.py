@@ -192,14 +192,13 @@ class Study:
         self._answer_twins(number)
 
     def fail(self, number: int, reason: str, *, lost: bool = False) -> None:
-        """A trial that failed. ``lost``: for no fault of its own (its worker went away), so an equal candidate would be trained again."""
+        """A trial that failed. ``lost``: for no fault of its own (its worker went away); the next start trains it again, not this one."""
         candidate = self.running.pop(number, None)
         if candidate is None:
             return
         self._attribute(number, view.REASON, reason)
         if lost:
             self._attribute(number, view.LOST, True)
-            self._known.pop(candidate.key, None)
         self.optuna.tell(number, state=TrialState.FAIL)
         self.failed += 1
         self._told[number] = (None, reason)

@@ -22,7 +22,7 @@ from nasseg.search import cluster
 from nasseg.search.candidate import Recipe
 from nasseg.search.cluster import ENVIRONMENT, check_room, run_ray, short_folder, slots, sweep_folders
 from nasseg.search.resources import Resources
-from tests.kits_store import complete, diary_of, make_study
+from tests.kits_store import ODD, check_odd, complete, diary_of, make_study, odd_space
 
 for name, value in ENVIRONMENT.items():
     os.environ.setdefault(name, value)
@@ -81,6 +81,15 @@ def test_on_ray_no_candidate_over_budget_becomes_a_trial_and_lost_workers_are_re
         assert [e["step"] for e in entries if e["trial"] == str(number)] == [0, 1, 1, 2, "end"]
     assert not list(Path(short_folder() or "/tmp").glob(f"{cluster.PREFIX}{os.getpid()}-*"))
     assert [event.kind for event in events].count("complete") == 6
+
+
+def test_what_no_recipe_should_return_is_its_trials_failure_on_ray(tmp_path: Path) -> None:
+    # A recipe that ends its process costs Ray a worker: the test above has that.
+    kinds = len(ODD) - 1
+    odd = Recipe(data="synthetic", size=(64, 64), trainer="tests.kits_store:OddTrainer")
+    study, _ = make_study(tmp_path, space=odd_space(kinds), trials=100, recipe=odd)
+    run_ray(study, resources=Resources(concurrency=2, cpus=0.5), progress=lambda *told: None, lost=lambda *told: None)
+    check_odd(study, kinds)
 
 
 def test_ctrl_c_on_ray_ends_within_seconds_and_the_trials_go_on_later(tmp_path: Path) -> None:
