@@ -12,6 +12,7 @@ from typing import Any
 
 import optuna
 
+import nasseg
 from nasseg.errors import ConfigError, Problem, RunFailed, StudyError
 from nasseg.files import dump_yaml, write_atomic
 from nasseg.genes.budget import Budget
@@ -167,7 +168,29 @@ def check_plan(plan: Plan, resources: Resources) -> Mapping[str, Any] | None:
     earlier = plan.earlier()
     if earlier is None:
         check_weights(plan)
+    else:
+        check_costs(plan, earlier)
     return earlier
+
+
+def check_costs(plan: Plan, earlier: Mapping[str, Any]) -> None:
+    """Refuse to go on with a study whose networks another version counted otherwise: its front and its budget would mean two things.
+
+    Raises:
+        StudyError: a cost that is bounded or an objective differs from the recorded one; says which, and the versions.
+    """
+    names = [name for name in Budget.NAMES if name in plan.objectives or name in plan.budget.bounds]
+    for trial in read_study(plan.out).trials:
+        if not trial.genotype or not trial.cost:
+            continue
+        now = plan.proposer.values(Genotype.from_dict(trial.genotype, where=f"{plan.out}:{trial.number}"))
+        for name in names:
+            if now[name] != trial.cost.get(name, now[name]):
+                version = earlier.get("versions", {}).get("nasseg", "another version")
+                raise StudyError(
+                    f"{plan.out} cannot go on: nasseg {version} counted {trial.cost[name]:,.0f} {name} for trial {trial.number}, nasseg "
+                    f"{nasseg.__version__} counts {now[name]:,.0f}. Give another --out, or go on with nasseg {version}"
+                )
 
 
 def check_processes(plan: Plan, resources: Resources) -> None:

@@ -135,6 +135,28 @@ def test_another_study_is_refused_and_nothing_changes(tmp_path: Path) -> None:
     assert {p: p.read_bytes() for p in (tmp_path / "out").rglob("*") if p.is_file()} == before
 
 
+def test_a_study_whose_networks_are_counted_otherwise_now_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from nasseg.search import plan as planning  # noqa: PLC0415  # for this test alone
+
+    go(tmp_path, trials=2)
+    before = {p: p.read_bytes() for p in (tmp_path / "out").rglob("*") if p.is_file()}
+    real = planning.cost
+
+    class Another:
+        def __init__(self, *given: Any, **more: Any) -> None:
+            self.found = real(*given, **more).values()
+
+        def values(self) -> dict[str, float]:
+            return {**self.found, "macs": self.found["macs"] + 1000}
+
+    monkeypatch.setattr(planning, "cost", Another)
+    version = nasseg.__version__
+    said = rf"out cannot go on: nasseg {version} counted [\d,]+ macs for trial 0, nasseg {version} counts [\d,]+\. Give another --out"
+    with pytest.raises(StudyError, match=said):
+        go(tmp_path, trials=3)
+    assert {p: p.read_bytes() for p in (tmp_path / "out").rglob("*") if p.is_file()} == before
+
+
 def test_two_drivers_cannot_share_a_folder(tmp_path: Path) -> None:
     caught: list[str] = []
 
