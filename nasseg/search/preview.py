@@ -47,8 +47,8 @@ class Preview:
         """The preview in words; what a search says as well, it says in the same words."""
         stats = self.stats
         share = "" if stats.share is None or not self.plan.budget else f", {stats.share:.1%} inside the budget"
-        about = "" if stats.exact else " (sampled)"
-        yield f"{stats.size:,} genotypes{share}{about}" + (f"; {stats.binding} binds most" if stats.binding else "")
+        about = ("" if stats.exact else " (sampled)") + (f"; {stats.binding} binds most" if stats.binding else "")
+        yield f"{stats.size:,} genotype{'' if stats.size == 1 else 's'}{share}{about}"
         yield "objectives: " + ", ".join(f"{name} {way}" for name, way in self.plan.objectives.items())
         settings = [setting.name for setting in self.plan.space.training.opened]
         if settings:

@@ -87,6 +87,7 @@ def would_train(dry: list[str]) -> int:
         (FEW, [], 100, [], 0),
         (FEW, ["--budget", "macs=57M"], 100, [], 0),
     ],
+    ids=["budget", "presets", "settings", "fewer settings", "settings and genes", "small", "small under a budget"],
 )
 def test_the_search_does_what_the_dry_run_said(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], space: str, more: list[str], trials: int, started: list[str], left_out: int

@@ -20,7 +20,7 @@ from nasseg.search.samplers import make_sampler
 from tests.kits_store import drive, make_study
 
 ROOT = Path(__file__).resolve().parents[2]
-TRIALS = 100
+TRIALS = 60
 
 
 @pytest.fixture(scope="module")

@@ -208,6 +208,20 @@ def test_searched_settings_the_trainer_does_not_take(tmp_path: Path, genes: dict
         make(tmp_path, fake_space(**genes))
 
 
+def test_the_defaults_are_what_the_recipe_takes_where_nobody_says_otherwise(tmp_path: Path) -> None:
+    genes = {
+        "train.lr": {"low": 1e-4, "high": 1e-2, "log": True},
+        "train.backbone_lr_scale": {"low": 0.01, "high": 1.0, "log": True},
+        "train.batch_size": {"low": 2, "high": 8},
+    }
+    given = {"trainer": "proxy", "settings": {"batch_size": 4}}
+    assert make(tmp_path, fake_space(**genes), **given).defaults == {"lr": 3e-3, "backbone_lr_scale": 1.0}
+    weights = tmp_path / "w.safetensors"
+    weights.write_bytes(b"weights")
+    assert make(tmp_path, fake_space(**genes), **given, weights=weights).defaults == {"lr": 3e-3, "backbone_lr_scale": 0.2}
+    assert make(tmp_path, fake_space()).defaults == {}
+
+
 def test_integer_ranges_stay_integers(tmp_path: Path) -> None:
     plan = make(tmp_path, fake_space(**{"train.batch_size": {"low": 2, "high": 8}, "train.flip": {"choices": [0.0, 0.5]}}))
     assert all(isinstance(point.settings["batch_size"], int) for point in plan.space.points(8))
