@@ -29,7 +29,7 @@ demo: $(VENV)/.installed
 	PATH="$(abspath $(BIN)):$$PATH" sh bench/demo.sh $(DEMO)
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -164,16 +164,19 @@ SPECIAL_CASES = {
 
 
 def covering_cases() -> dict[str, Genotype]:
-    """A few decoders that between them read every value of every gene: the best of seeded draws, until nothing is left to cover."""
+    """A few decoders that between them read every value of every gene, of widths any one: programs differ in their sizes alone.
+
+    The best of seeded draws, until nothing is left to cover.
+    """
     rng = random.Random(0)
     draws = [draw_genotype(rng) for _ in range(400)]
-    missing = {(name, value) for name, gene in GENES.items() for value in gene.values}
+    missing = {(name, width_or(name, value)) for name, gene in GENES.items() for value in gene.values}
     chosen: dict[str, Genotype] = {}
     while missing:
         # Of equals the one with the fewest genes: its graph is small.
-        genotype = max(draws, key=lambda g: (len(missing & values_read(g)), -len(g.flat())))
-        assert missing & values_read(genotype), f"no draw reads {sorted(map(str, missing))}"
-        missing -= values_read(genotype)
+        genotype = max(draws, key=lambda g: (len(missing & kinds_read(g)), -len(g.flat())))
+        assert missing & kinds_read(genotype), f"no draw reads {sorted(map(str, missing))}"
+        missing -= kinds_read(genotype)
         chosen[f"cover{len(chosen)}"] = genotype
     return chosen
 
@@ -203,6 +206,16 @@ def values_read(genotype: Genotype) -> set[tuple[str, Any]]:
         plain = tuple(used) if isinstance(used, list) else used
         read |= {(tail, value) for value in gene.values if gene.check(value, stage) == plain}
     return read
+
+
+def kinds_read(genotype: Genotype) -> set[tuple[str, Any]]:
+    """:func:`values_read` with all widths of a gene as one."""
+    return {(name, width_or(name, value)) for name, value in values_read(genotype)}
+
+
+def width_or(name: str, value: Any) -> Any:
+    """``width`` for a number of channels, any other value as it is."""
+    return "width" if name in ("fusion_width", "project") and value != "none" else value
 
 
 GENE_CASES = gene_cases()

@@ -24,7 +24,7 @@ from nasseg.models.counting import count
 from nasseg.models.strip import ranges, strip_attention
 from nasseg.models.strip_bound import panels_for
 
-RANDOM = 300
+RANDOM = 150
 """Random decoders whose cost by arithmetic is compared with the count on the built module."""
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import onnxruntime
 import pytest
 import torch
-from kits_model import SMALL, covering_cases, image, tiny_model, values_read
+from kits_model import SMALL, covering_cases, image, kinds_read, tiny_model, width_or
 
 from nasseg.genes.gene import GENES
 from nasseg.genes.genotype import Genotype
@@ -28,8 +28,8 @@ def fresh_compiler() -> Iterator[None]:
 
 
 def test_the_cases_hold_every_value_of_every_gene() -> None:
-    read = set().union(*(values_read(genotype) for genotype in CASES.values()))
-    assert read >= {(name, value) for name, gene in GENES.items() for value in gene.values}
+    read = set().union(*(kinds_read(genotype) for genotype in CASES.values()))
+    assert read >= {(name, width_or(name, value)) for name, gene in GENES.items() for value in gene.values}
 
 
 def exported(model: SegModel, size: tuple[int, int]) -> torch.export.ExportedProgram:
