@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from nasseg.genes.budget import Budget
 from nasseg.genes.genotype import Genotype
@@ -159,21 +158,28 @@ class OddTrainer:
                 raise ZeroDivisionError("no pixels")
         return Result(
             status=Result.COMPLETE,
-            metrics={"miou": ODD[kind][0]},  # type: ignore[dict-item]
+            metrics={"miou": given() if callable(given := ODD[kind][0]) else given},
             per_class={"road": np.float64(70.0)},
             protocol={"size": np.int64(64), "folder": Path("here"), "stamp": object},
             iterations=np.int64(3),  # type: ignore[arg-type]
         )
 
 
+def tensor(values: float | list[float]) -> Any:
+    """A tensor of torch, which most workers of the tests need not load."""
+    import torch  # noqa: PLC0415
+
+    return torch.tensor(values)
+
+
 ODD: dict[str, tuple[Any, str | float]] = {
     "numpy": (np.float32(41.5), 41.5),
     "array": (np.array(42.5), 42.5),
-    "torch": (torch.tensor(43.5), 43.5),
+    "torch": (lambda: tensor(43.5), 43.5),
     "whole": (np.int64(44), 44.0),
     "text": ("45.5", "the recipe's metric miou is '45.5', not a number"),
     "truth": (True, "the recipe's metric miou is True, not a number"),
-    "several": (torch.tensor([1.0, 2.0]), "the recipe's metric miou is tensor([1., 2.]), not a number"),
+    "several": (lambda: tensor([1.0, 2.0]), "the recipe's metric miou is tensor([1., 2.]), not a number"),
     "nan": (np.float64("nan"), "miou is nan"),
     "none": (None, "the recipe returned nothing (None), not a Result"),
     "mapping": (None, "the recipe returned a dict, not a Result"),
@@ -198,9 +204,12 @@ def odd_kind(genotype: Genotype) -> str:
 
 def check_odd(study: Study, kinds: int) -> None:
     """Every odd network was tried, and each became what :data:`ODD` says; the journal can be opened again."""
-    assert study.trained == kinds
-    found = {odd_kind(Genotype.from_dict(trial.genotype)): trial for trial in study.view().trials if trial.trained}
+    trained = [trial for trial in study.view().trials if trial.trained]
+    found = {odd_kind(Genotype.from_dict(trial.genotype)): trial for trial in trained}
     assert len(found) == kinds
+    # A network whose worker was lost has no result: it may have been proposed again before the space was used up.
+    lost = [trial for trial in trained if "worker was lost" in (trial.reason or "")]
+    assert study.trained == kinds + max(0, len(lost) - 1)
     for kind, trial in found.items():
         meant = ODD[kind][1]
         if isinstance(meant, float):
@@ -213,9 +222,8 @@ def check_odd(study: Study, kinds: int) -> None:
     study.close()
     again, _ = make_study(study.folder, space=odd_space(kinds), trials=kinds, recipe=study.recipe)
     # Only what was lost is tried again.
-    lost = any("worker was lost" in (trial.reason or "") for trial in found.values())
-    assert (again.propose() is not None) == lost
-    assert again.trained == kinds - lost
+    assert (again.propose() is not None) == bool(lost)
+    assert again.trained == kinds - bool(lost)
     again.close()
 
 
