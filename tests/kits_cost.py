@@ -32,8 +32,9 @@ def random_genotype(rng: random.Random) -> Genotype:
         "fusion_stride": rng.choice((4, 8)),
         "project": rng.choice(("none", 64, 128, 256, 512, 768)),
         "project_norm": rng.choice(("none", "batch")),
-        "fusion": rng.choice(("concat", "fca")),
+        "fusion": rng.choice(("concat", "fca", "ham")),
         "fusion_width": rng.choice((64, 96, 128, 256)),
+        "ham_rank": rng.choice((1, 16, 64)),
     }
     grids: dict[int, int] = {}
     for stage in reversed(STAGES):

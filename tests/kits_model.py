@@ -66,7 +66,8 @@ def fill(module: M) -> M:
     """
     with torch.no_grad():
         for name, value in (*module.named_parameters(), *module.named_buffers()):
-            if value.is_floating_point():
+            # The bases a factorisation starts from are not learned and not negative.
+            if value.is_floating_point() and not name.endswith("factorise.bases"):
                 wave = _wave(value.shape, name)
                 if name.endswith("running_var"):
                     value.copy_(1 + 0.5 * wave)
@@ -115,6 +116,8 @@ def with_gene(name: str, value: Any, start: Mapping[str, Any] = SMALL) -> Genoty
         "lpm_residual": {"lpm": "plain"},
         "project_norm": {"project": 64},
     }.get(name, {})
+    if name in ("fusion", "ham_rank"):
+        raw = {"fusion": "ham", **raw, "fusion_width": 32}
     return Genotype.from_dict(raw)
 
 
@@ -158,6 +161,7 @@ SPECIAL_CASES = {
     "inputs from below": {**SMALL, "fusion_stride": 8, "inputs": [1, 4], "key_stride": 32},
     "raw stages": {**SMALL, "attention": "none", "ffn": 0, "stage4.attention": "own", "stage4.lpm": "coord"},
     "fca with projection": {**SMALL, "fusion": "fca", "project": 64, "fusion_stride": 8, "stage4.lpm": "cbam"},
+    "ham with projection and blocks": {**SMALL, "fusion": "ham", "fusion_width": 64, "project": 64, "ham_rank": 5},
     "gates of every kind": {**SMALL, "stage4.lpm": "se", "stage3.lpm": "eca", "stage2.lpm": "cbam", "stage1.lpm": "coord", "fusion": "fca"},
     "mixed grids": {**SMALL, "stage4.key_stride": 128, "stage3.key_stride": 64, "stage2.key_stride": 16, "stage1.query_pool": 2},
 }

@@ -29,8 +29,9 @@ POOL: dict[str, list[Any]] = {
     "lpm_residual": ["once", "twice"],
     "project": ["none", 64],
     "project_norm": ["none", "batch"],
-    "fusion": ["concat", "fca"],
-    "fusion_width": [64, 128],
+    "fusion": ["concat", "fca", "ham"],
+    "ham_rank": [16, 64],
+    "fusion_width": [64, 128, 72],
 }
 CONDITIONS: list[dict[str, Any]] = [
     {"attention": "own"},

@@ -23,6 +23,10 @@ PAD = 32
 """A network pads its input at the right and the bottom to a multiple of this, the stride of its deepest map."""
 
 
+HAM_STEPS = 7
+"""Updates of the factorisation in eval mode (SegNeXt's ``EVAL_STEPS``); 6 in training. A cost is one of inference."""
+
+
 REMEMBERED = 4096
 """Terms that few values decide are computed once: an LPM, an FFN, a mixing. The least recently used are forgotten beyond this many."""
 
@@ -240,7 +244,8 @@ def fusion_cost(genotype: Genotype, channels: Sequence[int], grids: Sequence[Gri
 
     A projection c_i → P with bias has c_i·P + P parameters; with BatchNorm c_i·P + 2P, and 2·N_i·P for fvcore.
     ``concat``: T·E + 2E parameters. ``fca``, s the shallowest width and d the sum of the others: (s+d)·E + 2E for the first convolution,
-    s + 2 for the spatial gate, d·E + E for the channel gate (used twice, on one position), E² + 2E for the last convolution.
+    s + 2 for the spatial gate, d·E + E for the channel gate (used twice, on one position), E² + 2E for the last convolution. ``ham``:
+    T·E + 2E for the first convolution, then :func:`ham_cost`.
     """
     kept = [i for i, genes in enumerate(genotype.stages) if genes is not None]
     params = macs = extra = 0
@@ -261,7 +266,12 @@ def fusion_cost(genotype: Genotype, channels: Sequence[int], grids: Sequence[Gri
     extra += 4 * n * deep
     params += (shallow + deep) * e + 2 * e
     macs += n * (shallow + deep) * e
-    extra += 2 * n * e
+    extra += (5 if genotype.fusion == "ham" else 2) * n * e
+    if genotype.ham_rank is not None:
+        ham = ham_cost(e, genotype.ham_rank, n)
+        params += ham.params
+        macs += ham.macs
+        extra += ham.fvcore - ham.macs
     if genotype.fusion == "fca":
         params += shallow + 2 + deep * e + e + e * e + 2 * e
         macs += n * shallow + 2 * deep * e + n * e * e
@@ -269,3 +279,15 @@ def fusion_cost(genotype: Genotype, channels: Sequence[int], grids: Sequence[Gri
     params += e * num_classes + num_classes
     macs += n * e * num_classes
     return Part(params, macs, macs + extra)
+
+
+def ham_cost(e: int, rank: int, n: int) -> Part:
+    """SegNeXt's Hamburger on n positions of E channels, and the 1×1 convolution that aligns its output: three E → E, the first with bias.
+
+    Parameters 3E² + E and 4E of two GroupNorms; MACs n·3E²; GroupNorms 2·5·n·E. The factorisation X (E×n) ≈ D Cᵀ, rank R, S = 7 updates as
+    in eval mode: n·E·R for the first coefficients, S times (2·n·E·R + 2·E·R² + 2·n·R²), n·E·R + E·R² + n·R² for the last coefficients,
+    n·E·R for the product; in all n·E·R·(2S + 3) + (n + E)·R²·(2S + 1).
+    """
+    updates = 2 * HAM_STEPS + 1
+    macs = 3 * n * e * e + n * e * rank * (updates + 2) + (n + e) * rank * rank * updates
+    return Part(3 * e * e + 5 * e, macs, macs + 10 * n * e)

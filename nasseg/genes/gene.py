@@ -19,6 +19,9 @@ STRIDES = (4, 8, 16, 32)
 NATIVE_HEADS = (1, 2, 5, 8)
 """Heads of stages 1..4 in MiT and U-MixFormer (configs of 2312.06272); what ``heads: native`` stands for."""
 
+HAM_GROUPS = 32
+"""Groups of each GroupNorm of ``fusion: ham`` (SegNeXt's configs); its width is a multiple of this."""
+
 Value = str | int | bool | tuple[int, ...]
 
 
@@ -257,16 +260,25 @@ GENES: dict[str, Gene] = {
         Gene(
             "fusion",
             "global",
-            ("concat", "fca"),
+            ("concat", "fca", "ham"),
             "concat",
             "always",
-            "concat + 1×1, or CANet's feature cross attention",
-            _one_of("concat", "fca"),
+            "concat + 1×1; CANet's feature cross attention; or SegNeXt's Hamburger, a matrix factorisation",
+            _one_of("concat", "fca", "ham"),
+        ),
+        Gene(
+            "ham_rank",
+            "global",
+            (16, 64),
+            16,
+            "fusion is ham",
+            "rank of the factorisation: columns of the bases",
+            _whole(1, 256),
         ),
         Gene(
             "fusion_width",
             "global",
-            (64, 96, 128, 192, 256, 384, 512, 768),
+            (64, 96, 128, 192, 256, 384, 512, 768, 1024),
             128,
             "always",
             "channels of the fused map",

@@ -14,7 +14,7 @@ from typing import Any, Self
 
 from nasseg.errors import ConfigError, Problem, nearest
 from nasseg.files import canonical_json, digest, dump_yaml, read_yaml, write_atomic
-from nasseg.genes.gene import GENES, GLOBAL_GENES, IMPLIED, STAGE_GENES, STAGES, STRIDES, check_value
+from nasseg.genes.gene import GENES, GLOBAL_GENES, HAM_GROUPS, IMPLIED, STAGE_GENES, STAGES, STRIDES, check_value
 
 FORMAT = 1
 """Version of the genotype file; a reader refuses a higher one."""
@@ -71,8 +71,9 @@ class StageGenes:
 class Genotype:
     """A decoder, and the backbone it stands on (``None`` for a published design that fits any four-stage backbone).
 
-    ``stages[i - 1]`` holds stage i's genes, or ``None`` for a stage shallower than ``fusion_stride``. Built by :meth:`from_dict` and
-    :meth:`load`; calling the constructor with anything but canonical values is an error of the caller.
+    ``stages[i - 1]`` holds stage i's genes, or ``None`` for a stage shallower than ``fusion_stride``; ``ham_rank`` is ``None`` unless
+    ``fusion`` is ``ham``. Built by :meth:`from_dict` and :meth:`load`; calling the constructor with anything but canonical values is an
+    error of the caller.
     """
 
     backbone: str | None
@@ -82,6 +83,7 @@ class Genotype:
     project_norm: str | None
     fusion: str
     fusion_width: int
+    ham_rank: int | None = None
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any], *, where: str = "genotype") -> Self:
@@ -107,6 +109,10 @@ class Genotype:
         for stage in reversed(STAGES):
             if STRIDES[stage - 1] >= globals_["fusion_stride"]:
                 stages[stage - 1] = _stage(stage, named[stage], stages, where, problems)
+        if not fits_groups(globals_["fusion"], globals_["fusion_width"]):
+            rule = f"with fusion ham a multiple of {HAM_GROUPS}, the groups of its GroupNorms"
+            near = max(HAM_GROUPS, round(globals_["fusion_width"] / HAM_GROUPS) * HAM_GROUPS)
+            problems.append(Problem(where, "fusion_width", rule, globals_["fusion_width"], near))
         if problems:
             raise ConfigError(problems)
         project = None if globals_["project"] == "none" else globals_["project"]
@@ -118,6 +124,7 @@ class Genotype:
             project_norm=None if project is None else globals_["project_norm"],
             fusion=globals_["fusion"],
             fusion_width=globals_["fusion_width"],
+            ham_rank=globals_["ham_rank"] if globals_["fusion"] == "ham" else None,
         )
 
     @classmethod
@@ -150,7 +157,8 @@ class Genotype:
         project: dict[str, Any] = (
             {"project": "none"} if self.project is None else {"project": self.project, "project_norm": self.project_norm}
         )
-        return project | {"fusion": self.fusion, "fusion_width": self.fusion_width}
+        ham = {} if self.ham_rank is None else {"ham_rank": self.ham_rank}
+        return project | {"fusion": self.fusion} | ham | {"fusion_width": self.fusion_width}
 
     def to_json(self) -> str:
         """The canonical form on one line with sorted keys: what ``id`` is the digest of (the format number left out)."""
@@ -238,9 +246,9 @@ class Genotype:
         """A few words for a table: ``4:own1 3:4 2:4 1:- | k32 self | lpm se | ffn 4 | concat 128/4``.
 
         Stages deep to shallow; behind ``own`` the rank, then the key stride (``q2`` for pooled queries) and the inputs (``+n`` normalised).
-        ``m`` marks a plain MLP, ``res n`` residuals of normalised maps, ``p`` the width of a projection (``bn`` with BatchNorm); what
-        differs between stages stands with dots between. Heads, pool_conv, pool_edge, mixing, softmax_scale and
-        lpm_residual are left out.
+        ``m`` marks a plain MLP, ``res n`` residuals of normalised maps, ``p`` the width of a projection (``bn`` with BatchNorm), the number
+        behind ``ham`` its rank; what differs between stages stands with dots between. Heads, pool_conv, pool_edge, mixing, softmax_scale
+        and lpm_residual are left out.
         """
         kept = [(i, genes) for i in reversed(STAGES) if (genes := self.stages[i - 1]) is not None]
         attending = [(i, g) for i, g in kept if g.inputs is not None]
@@ -256,7 +264,7 @@ class Genotype:
         ffn = _joined([f"{g.ffn}{'' if g.ffn_depthwise or not g.ffn else 'm'}" for _, g in kept])
         residual = _joined(["n" if g.residual == "normalised" else "-" for _, g in kept if g.residual] or ["-"])
         project = f" p{self.project}{'bn' if self.project_norm == 'batch' else ''}" if self.project else ""
-        fusion = f"{self.fusion}{project} {self.fusion_width}/{self.fusion_stride}"
+        fusion = f"{self.fusion}{self.ham_rank or ''}{project} {self.fusion_width}/{self.fusion_stride}"
         lpm = f"lpm {_joined([g.lpm for _, g in kept])}"
         words = (maps, f"{keys} {inputs}" if attending else "", lpm, f"ffn {ffn}", "" if residual == "-" else f"res {residual}", fusion)
         return " | ".join(word for word in words if word)
@@ -275,6 +283,11 @@ def _map_word(genes: StageGenes) -> str:
 
 def _joined(words: Sequence[str]) -> str:
     return words[0] if len(set(words)) == 1 else "·".join(words)
+
+
+def fits_groups(fusion: str, width: int) -> bool:
+    """Whether a fusion can have this width: that of ``ham`` falls into the groups of its GroupNorms."""
+    return fusion != "ham" or width % HAM_GROUPS == 0
 
 
 def no_stage_gene(where: str, key: str, gene: Any) -> Problem:

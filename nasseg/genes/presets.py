@@ -25,6 +25,7 @@ from nasseg.genes.genotype import Genotype
 PRESETS = (
     "segformer",
     "segformer_mmseg",
+    "segnext",
     "feedformer",
     "feedformer_city",
     "u_mixformer",

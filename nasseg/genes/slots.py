@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from nasseg.genes.gene import GENES, STAGES, STRIDES
-from nasseg.genes.genotype import Genotype, StageGenes, default_inputs
+from nasseg.genes.genotype import Genotype, StageGenes, default_inputs, fits_groups
 
 Values = Mapping[str, Any]
 """Canonical gene values by slot (``stage4.rank``, ``fusion``); None marks a gene that nothing reads."""
@@ -28,6 +28,7 @@ CHAIN: tuple[tuple[str, int], ...] = (
     ("project", 0),
     ("project_norm", 0),
     ("fusion", 0),
+    ("ham_rank", 0),
     ("fusion_width", 0),
 )
 """Genes in drawing order, deep stages first; a condition may move a slot behind the one it looks at."""
@@ -41,7 +42,7 @@ def slot_name(gene: str, stage: int) -> str:
 def sees(gene: str, stage: int) -> tuple[str, ...]:
     """The slots that decide whether this one is read and what is legal there."""
     if stage == 0:
-        return ("project",) if gene == "project_norm" else ()
+        return {"project_norm": ("project",), "ham_rank": ("fusion",), "fusion_width": ("fusion",)}.get(gene, ())
     here = f"stage{stage}."
     deeper = tuple(f"stage{j}.map" for j in STAGES if j > stage)
     return {
@@ -96,6 +97,8 @@ def is_read(gene: str, stage: int, values: Values) -> bool:
             return values[here + "map"] is not None or bool(values[here + "local"] or values[here + "hidden"])
         case "project_norm":
             return bool(values["project"] != "none")
+        case "ham_rank":
+            return bool(values["fusion"] == "ham")
     return True
 
 
@@ -105,6 +108,8 @@ def is_legal(gene: str, stage: int, value: Any, values: Values) -> bool:
         return int(value[5:]) > stage and values[f"{value}.map"] is not None
     if gene == "inputs":
         return bool(all(STRIDES[j - 1] <= values[f"stage{stage}.grid"] for j in value))
+    if gene == "fusion_width":
+        return fits_groups(values["fusion"], value)
     return True
 
 
@@ -146,6 +151,7 @@ def to_genotype(values: Values) -> Genotype:
         project=None if project == "none" else project,
         project_norm=values["project_norm"],
         fusion=values["fusion"],
+        ham_rank=values["ham_rank"],
         fusion_width=values["fusion_width"],
     )
 
@@ -158,6 +164,7 @@ def to_values(genotype: Genotype) -> dict[str, Any]:
         "project": genotype.project or "none",
         "project_norm": genotype.project_norm,
         "fusion": genotype.fusion,
+        "ham_rank": genotype.ham_rank,
         "fusion_width": genotype.fusion_width,
     }
     for stage in STAGES:

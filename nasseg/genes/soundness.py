@@ -8,7 +8,7 @@ from typing import Any
 from nasseg.errors import Problem
 from nasseg.genes.binding import Entry
 from nasseg.genes.counting import Grammar
-from nasseg.genes.gene import GENES, STAGE_GENES, STAGES
+from nasseg.genes.gene import GENES, HAM_GROUPS, STAGE_GENES, STAGES
 from nasseg.genes.slots import slot_name
 from nasseg.genes.spacefile import SpaceFile
 from nasseg.genes.variable import plain
@@ -16,6 +16,7 @@ from nasseg.genes.variable import plain
 _WHY = {
     "attention": "a reused map must belong to a deeper stage whose attention is own with a rank above 0",
     "inputs": "maps are pooled to the key grid, never upsampled, so no input's stride may be above key_stride",
+    "fusion_width": f"with fusion ham it is a multiple of {HAM_GROUPS}",
 }
 
 

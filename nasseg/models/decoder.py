@@ -114,6 +114,7 @@ class Decoder(nn.Module):
             project=genotype.project,
             project_norm=genotype.project_norm == "batch",
             dropout=dropout,
+            ham_rank=genotype.ham_rank,
         )
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:

@@ -22,7 +22,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nasseg.genes.gene import HAM_GROUPS
 from nasseg.models.form import TwoForms
+from nasseg.models.ham import Hamburger
 from nasseg.models.ops import bands, in_bands, init_head, max_of_resized, mean_of_resized, plus, resize, resized_rows
 
 RESIZE_FIRST = 8
@@ -37,11 +39,14 @@ Rows = Callable[[tuple[int, int]], Tensor]
 class ConcatMix(TwoForms):
     """``ReLU(BN(Conv1x1_{T→E}(concat)))``, the convolution without bias: SegFormer, U-MixFormer, SCASeg."""
 
+    by_rows = True
+    """Whether a few rows of the fused map can be made without the others, in eval mode."""
+
     def __init__(self, widths: Sequence[int], fusion_width: int) -> None:
         super().__init__()
         self.widths = tuple(widths)
         self.conv = nn.Conv2d(sum(widths), fusion_width, 1, bias=False)
-        self.norm = nn.BatchNorm2d(fusion_width)
+        self.norm: nn.Module = nn.BatchNorm2d(fusion_width)
 
     def forward(self, maps: Sequence[Tensor], projections: Sequence[nn.Module]) -> Tensor:
         """Maps on their own grids, shallow to deep, and what projects each → (B, E, H, W)."""
@@ -129,11 +134,48 @@ class NormedProjection(nn.Module):
         return F.relu(self.norm(self.conv(x_BChw)))
 
 
-MIXES: dict[str, type[ConcatMix]] = {"concat": ConcatMix, "fca": FcaMix}
+class HamMix(ConcatMix):
+    """SegNeXt's decoder (arXiv 2209.08575, section 3.2, figure 3c; ``LightHamHead`` in its code), E = ``fusion_width``::
+
+        f   = ReLU(GN(Conv1x1_{T→E}(concat)))
+        out = ReLU(GN(Conv1x1_{E→E}(Hamburger(f))))
+
+    Convolutions without bias, GroupNorms of 32 groups; :class:`nasseg.models.ham.Hamburger` is the part between. SegNeXt reads stages 2 to
+    4 at stride 8; any stages, projected or decoded, at any stride are legal here.
+    """
+
+    by_rows = False
+
+    def __init__(self, widths: Sequence[int], fusion_width: int, rank: int) -> None:
+        super().__init__(widths, fusion_width)
+        self.norm = nn.GroupNorm(HAM_GROUPS, fusion_width)
+        self.hamburger = Hamburger(fusion_width, rank)
+        self.align = nn.Conv2d(fusion_width, fusion_width, 1, bias=False)
+        self.align_norm = nn.GroupNorm(HAM_GROUPS, fusion_width)
+
+    def written(self, aligned: Sequence[Tensor]) -> Tensor:
+        """The formula: projected maps on one grid → (B, E, H, W)."""
+        return self._behind(super().written(aligned))
+
+    def executed(self, maps: Sequence[Tensor], projections: Sequence[nn.Module | None], *, banded: bool = False) -> Rows:
+        """The same function; norms and factorisation read the whole map, so all rows are made at once."""
+        out_BEHW = self._behind(super().executed(maps, projections)((0, maps[0].shape[2])))
+        return lambda rows: out_BEHW[:, :, slice(*rows)]
+
+    def _behind(self, f_BEHW: Tensor) -> Tensor:
+        return F.relu(self.align_norm(self.align(self.hamburger(f_BEHW))))
+
+
+def make_mix(kind: str, widths: Sequence[int], fusion_width: int, ham_rank: int | None) -> ConcatMix:
+    """The fusion that the gene ``fusion`` names, for maps of these widths; ``ham_rank`` is read by ``ham`` alone."""
+    if kind == "ham":
+        assert ham_rank is not None
+        return HamMix(widths, fusion_width, ham_rank)
+    return {"concat": ConcatMix, "fca": FcaMix}[kind](widths, fusion_width)
 
 
 class Fusion(nn.Module):
-    """Projection per stage, resize to the fusion grid, one of :data:`MIXES`, dropout, classifier.
+    """Projection per stage, resize to the fusion grid, one of the fusions (:func:`make_mix`), dropout, classifier.
 
     ``widths`` are the channels of the kept stages by number, shallow to deep. ``project`` puts a 1×1 convolution c_i → P with bias on every
     map at its own grid, before the upsample (SegFormer's head), ``project_norm`` a :class:`NormedProjection` instead. The classifier is a
@@ -150,10 +192,11 @@ class Fusion(nn.Module):
         project: int | None,
         dropout: float,
         project_norm: bool = False,
+        ham_rank: int | None = None,
     ) -> None:
         super().__init__()
         self.project = nn.ModuleDict({f"stage{i}": _projection(c, project, project_norm) for i, c in widths.items()})
-        self.mix = MIXES[kind]([project or c for c in widths.values()], fusion_width)
+        self.mix = make_mix(kind, [project or c for c in widths.values()], fusion_width, ham_rank)
         self.dropout = nn.Dropout2d(dropout)
         self.classifier = nn.Conv2d(fusion_width, num_classes, 1)
         init_head(self.modules(), self.classifier)
@@ -161,7 +204,7 @@ class Fusion(nn.Module):
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """Maps (B, c_i, H_i, W_i) of the kept stages, shallow to deep → logits (B, K, H, W) on the first map's grid."""
         projections = list(self.project.values())
-        rows = [] if self.training or self.mix.as_written else bands(maps[0], self.classifier.in_channels)
+        rows = [] if self.training or self.mix.as_written or not self.mix.by_rows else bands(maps[0], self.classifier.in_channels)
         if len(rows) < 2 or any(maps[0].shape[2] % x_BChw.shape[2] for x_BChw in maps):
             logits_BKHW: Tensor = self.classifier(self.dropout(self.mix(maps, projections)))
             return logits_BKHW

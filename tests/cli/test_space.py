@@ -96,7 +96,7 @@ class TestStats:
         assert out.startswith("scaseg  2,021,760 genotypes\n")
         assert "give --backbone, --size and --classes" in out
         told = json.loads(call(capsys, "space", "stats", "decoder", "--json"))
-        assert told["size"] == 850_045_092_376_723_922_107_616
+        assert told["size"] == 1_912_601_457_847_628_824_742_136
         assert told["share"] is None
 
     def test_exact(self, capsys: pytest.CaptureFixture[str]) -> None:
@@ -198,13 +198,14 @@ def test_presets_costed(capsys: pytest.CaptureFixture[str]) -> None:
     out = call(capsys, "presets", "--backbone", "mit_b0")
     row = next(line.split() for line in out.splitlines() if line.startswith("scaseg "))
     assert row[1:7] == ["base", "1.591", "4.910", "2.647", "5.851", "5.937"]
-    assert "(base): not published on mit_b0; the base size is taken of csap, canet_fca\n" in out
+    assert "(base): not published on mit_b0; the base size is taken of segnext, csap, canet_fca\n" in out
 
 
 def test_presets_have_the_size_published_on_the_backbone(capsys: pytest.CaptureFixture[str]) -> None:
     told = {design["name"]: design for design in json.loads(call(capsys, "presets", "--backbone", "mit_b2", "--json"))}
     assert {name: design["published_size"] for name, design in told.items() if design["published_size"] != "large"} == {
         "segformer_mmseg": "base",
+        "segnext": None,
         "csap": None,
         "canet_fca": None,
     }

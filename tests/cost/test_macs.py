@@ -147,6 +147,17 @@ def test_fca_fusion_meets_the_published_size():
     assert cost.fvcore - cost.macs == 4 * 4096 * 416 + norms + 4096 * 416
 
 
+def test_ham_fusion_by_hand():
+    genotype = Genotype.from_dict({"attention": "none", "ffn": 0, "fusion_stride": 8, "fusion": "ham", "fusion_width": 32, "ham_rank": 2})
+    cost = fusion_cost(genotype, S, stage_grids((64, 64)), 3)
+    # 480 → 32, three 32 → 32 of which one has a bias, three GroupNorms, 32 → 3.
+    assert cost.params == 480 * 32 + 3 * 1024 + 32 + 3 * 64 + 99
+    step = 2 * 64 * 32 * 2 + 2 * 32 * 4 + 2 * 64 * 4
+    factorisation = 64 * 32 * 2 + 7 * step + (64 * 32 * 2 + 32 * 4 + 64 * 4) + 64 * 32 * 2
+    assert cost.macs == 64 * (480 * 32 + 3 * 1024 + 96) + factorisation
+    assert cost.fvcore - cost.macs == 4 * 64 * 416 + 3 * 5 * 64 * 32
+
+
 def test_resized_logits_count_in_the_fusion_at_the_true_size():
     genotype = preset("scaseg")
     plain = decoder_cost(genotype, S, (50, 70), 21)
@@ -194,6 +205,7 @@ MSCAN_T = Part(3903584, 4636508160, 4658954240)
         ("scaseg", MIT_B0, [4.910, 5.851, 5.937]),
         ("scaseg", MSCAN_T, [5.494, 7.284, 7.361]),
         ("csap", MSCAN_T, [4.574, 5.297, 5.332]),
+        ("segnext", MSCAN_T, [4.263, 6.404, 6.449]),
     ],
 )
 def test_published_networks_at_512_with_150_classes(name: str, backbone: Part, figures: list[float]):

@@ -66,12 +66,12 @@ def test_a_uniform_map_is_owned_and_not_reused() -> None:
 
 def test_decoder_space_counts_in_a_moment_and_exactly() -> None:
     space = Space.load("decoder")
-    assert space.size() == 850_045_092_376_723_922_107_616
+    assert space.size() == 1_912_601_457_847_628_824_742_136
     assert len({space.at(number).id for number in range(500)}) == 500
     assert space.at(space.size() - 1).id != space.at(0).id
     # By hand: fusion_stride 8, and every stage without attention: (6 lpm × (1 + 3·2) ffn)^3 bodies, all but the empty one with 2 residuals,
-    # × (1 + 5·2) projections × 2 fusion × 8 widths.
-    bodies, heads = (6 * 7) ** 3, 11 * 2 * 8
+    # × (1 + 5·2) projections × (concat, fca, ham of 2 ranks) × 9 widths.
+    bodies, heads = (6 * 7) ** 3, 11 * 4 * 9
     assert space.with_fixed({"fusion_stride": 8, "attention": "none"}).size() == (2 * bodies - 1) * heads
     # Stage 4 with one key grid: × 2 pool_conv × 15 inputs, less 1: [4] pools nothing; × 2 input_norm × 3 mixing. Rank 0 has no residual of
     # its own; 5 ranks × 4 heads × 2 query pools have.

@@ -15,7 +15,7 @@ README = Path(__file__).resolve().parents[2] / "search_spaces" / "README.md"
 
 
 def test_catalogue() -> None:
-    assert GLOBAL_GENES == ("backbone", "fusion_stride", "project", "project_norm", "fusion", "fusion_width")
+    assert GLOBAL_GENES == ("backbone", "fusion_stride", "project", "project_norm", "fusion", "ham_rank", "fusion_width")
     assert STAGE_GENES == (
         "attention", "heads", "key_stride", "rank", "inputs", "input_norm", "pool_edge", "pool_conv", "mixing", "softmax_scale",
         "query_pool", "lpm", "lpm_residual", "ffn", "ffn_depthwise", "residual",
@@ -54,6 +54,7 @@ def test_listed_values_and_the_default_are_legal(name: str) -> None:
         ("backbone", 0, None, None),
         ("fusion_width", 0, 1024, 1024),
         ("rank", 2, "full", "full"),
+        ("ham_rank", 0, 5, 5),
         ("project", 0, 64, 64),
         ("pool_conv", 1, False, False),
     ],
@@ -79,12 +80,13 @@ def test_canonical(name: str, stage: int, given: Any, canonical: Any) -> None:
         ("inputs", [True], "must be 'self', 'all' or a non-empty list of stages out of 1, 2, 3, 4, each once", None),
         ("fusion_width", 100, "must be a whole number from 16 to 1024, a multiple of 8", 96),
         ("fusion_width", 128.0, "must be a whole number from 16 to 1024, a multiple of 8", 128),
-        ("fusion_width", 2000, "must be a whole number from 16 to 1024, a multiple of 8", 768),
+        ("fusion_width", 2000, "must be a whole number from 16 to 1024, a multiple of 8", 1024),
         ("backbone", 4, "must be the name of a backbone, such as mit_b0 or resnet18", None),
         ("backbone", " ", "must be the name of a backbone, such as mit_b0 or resnet18", None),
         ("lpm", "SE", "must be one of none, plain, se, eca, cbam, coord", "se"),
         ("lpm", ["se"], "must be one of none, plain, se, eca, cbam, coord", "se"),
-        ("fusion", "concatt", "must be one of concat, fca", "concat"),
+        ("fusion", "concatt", "must be one of concat, fca, ham", "concat"),
+        ("ham_rank", 0, "must be a whole number from 1 to 256", 16),
         ("fusion_stride", 16, "must be one of 4, 8", 8),
     ],
 )

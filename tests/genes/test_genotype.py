@@ -168,6 +168,8 @@ def test_flat() -> None:
         ({"rank": 0, "ffn": 0, "residual": "normalised"}, {"rank": 0, "ffn": 0}),
         ({"lpm": "none", "lpm_residual": "twice"}, {}),
         ({"residual": "raw", "input_norm": False}, {}),
+        ({"ham_rank": 64}, {}),
+        ({"fusion": "ham"}, {"fusion": "ham", "ham_rank": 16}),
         ({"format": 1}, {}),
     ],
 )
@@ -182,6 +184,7 @@ def test_two_spellings_of_one_network_have_one_id(one: dict[str, Any], other: di
     "change",
     [
         {"backbone": "mit_b0"}, {"fusion_stride": 8}, {"project": 128}, {"fusion": "fca"}, {"fusion_width": 64},
+        {"fusion": "ham"}, {"fusion": "ham", "ham_rank": 64},
         {"stage1.attention": "none"},
         {"stage2.attention": "stage4"}, {"stage2.attention": "stage3"}, {"heads": 8}, {"key_stride": 64}, {"rank": 0}, {"rank": "full"},
         {"inputs": "self"}, {"pool_conv": False}, {"query_pool": 2}, {"lpm": "plain"}, {"ffn": 2}, {"ffn_depthwise": False},
@@ -269,10 +272,24 @@ def test_save_and_load(tmp_path: Path) -> None:
             [f"genotype: stage4.inputs: {POOLED} (given [4]); nearest legal: [1, 2, 3]"],
         ),
         (
+            {"fusion": "ham", "fusion_width": 24, "ham_rank": 300},
+            [
+                "genotype: ham_rank: must be a whole number from 1 to 256 (given 300); nearest legal: 64",
+                "genotype: fusion_width: with fusion ham a multiple of 32, the groups of its GroupNorms (given 24); nearest legal: 32",
+            ],
+        ),
+        (
+            {"fusion": "ham", "fusion_width": 1016, "ham_rank": 16.0},
+            [
+                "genotype: ham_rank: must be a whole number from 1 to 256 (given 16.0); nearest legal: 16",
+                "genotype: fusion_width: with fusion ham a multiple of 32, the groups of its GroupNorms (given 1016); nearest legal: 1024",
+            ],
+        ),
+        (
             {"fusion": "cat", "fusion_width": 100, "stage4.ffn": 3},
             [
                 "genotype: stage4.ffn: must be one of 0, 1, 2, 4 (given 3); nearest legal: 2",
-                "genotype: fusion: must be one of concat, fca (given 'cat'); nearest legal: fca",
+                "genotype: fusion: must be one of concat, fca, ham (given 'cat'); nearest legal: fca",
                 "genotype: fusion_width: must be a whole number from 16 to 1024, a multiple of 8 (given 100); nearest legal: 96",
             ],
         ),
@@ -324,6 +341,9 @@ class TestOverride:
             ({"attention": "none", "rank": 4}, "--set: rank: nothing reads this gene here"),
             ({"fusion_stride": 8, "stage1.lpm": "se"}, "--set: stage1.lpm: nothing reads this gene here"),
             ({"project_norm": "batch"}, "--set: project_norm: nothing reads this gene here: it is read when project is not none"),
+            ({"ham_rank": 64}, "--set: ham_rank: nothing reads this gene here: it is read when fusion is ham"),
+            ({"fusion": "ham", "fusion_width": 40}, "--set: fusion_width: with fusion ham a multiple of 32, the groups of its GroupNorms "
+                "(given 40); nearest legal: 32"),
         ],
     )  # fmt: skip
     def test_refused(self, change: dict[str, Any], message: str) -> None:
@@ -358,6 +378,7 @@ def test_views() -> None:
         ("segformer_mmseg", "4:- 3:- 2:- 1:- | lpm none | ffn 0 | concat p256bn 256/4"),
         ("u_mixformer", "4:ownF 3:ownF 2:ownF 1:ownF | k32 all | lpm none | ffn 4 | res n | concat 128/4"),
         ("csap", "4:own1 3:4 2:4 | k32 self | lpm none | ffn 2 | concat 128/8"),
+        ("segnext", "4:- 3:- 2:- | lpm none | ffn 0 | ham16 256/8"),
     ],
 )
 def test_short(name: str, words: str) -> None:

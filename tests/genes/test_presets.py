@@ -20,6 +20,7 @@ IDS = {
     "scaseg_city": "87ed9fd6f2f0",
     "csap": "c49412880e61",
     "canet_fca": "d74ce9beef90",
+    "segnext": "ec8d4bc1fc0d",
 }
 
 
@@ -69,6 +70,9 @@ def test_designs_differ_as_published() -> None:
     assert preset("scaseg_city") == preset("scaseg").override({"query_pool": 2, "key_stride": 64})
     assert (preset("segformer").project, preset("segformer").fusion_width) == (256, 256)
     assert (preset("canet_fca").fusion, preset("canet_fca").fusion_stride) == ("fca", 8)
+    segnext = preset("segnext")
+    assert (segnext.kept, segnext.fusion, segnext.ham_rank, segnext.fusion_width, segnext.project) == ((2, 3, 4), "ham", 16, 256, None)
+    assert by_stage("segnext", "attention") == by_stage("segnext", "lpm") == ["none", "none", "none", None]
 
 
 def test_unknown_design() -> None:
@@ -84,6 +88,8 @@ WIDTHS = {
     ("u_mixformer_city", "large"): {"fusion_width": 768},
     ("metaseg", "wide"): {"fusion_width": 512},
     ("metaseg", "large"): {"fusion_width": 768},
+    ("segnext", "wide"): {"ham_rank": 64, "fusion_width": 512},
+    ("segnext", "large"): {"ham_rank": 64, "fusion_width": 1024},
     ("scaseg", "large"): {"fusion_width": 768},
     ("scaseg_city", "large"): {"fusion_width": 768},
 }

@@ -52,7 +52,7 @@ def test_values_all_at_once() -> None:
     assert problems_of(
         {"genes": {"fusion": {"choices": ["concat", "fac"]}, "stage4.lpm": "sse", "rank": [1, 2], "ffn": {"choices": [2, 3]}}}
     ) == [
-        "space: genes.fusion: must be one of concat, fca (given 'fac'); nearest legal: fca",
+        "space: genes.fusion: must be one of concat, fca, ham (given 'fac'); nearest legal: fca",
         f"space: genes.stage4.lpm: {LPM} (given 'sse'); nearest legal: se",
         "space: genes.rank: must be one of 0, 1, 2, 4, 8, full; several values are written {choices: [...]} (given [1, 2])",
         "space: genes.ffn: must be one of 0, 1, 2, 4 (given 3); nearest legal: 2",

@@ -9,10 +9,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from kits_model import ALL_CASES, CHANNELS, SMALL, features, tiny_decoder
+from references.light_ham import factorised
 from torch import Tensor
 
 from nasseg.genes.gene import STRIDES
 from nasseg.genes.genotype import Genotype, StageGenes
+from nasseg.models.ham import fixed_bases
 
 Weights = Mapping[str, Tensor]
 
@@ -32,6 +34,14 @@ def dense(x: Tensor, w: Weights, name: str) -> Tensor:
 def batch_norm(x: Tensor, w: Weights, name: str) -> Tensor:
     scale = w[f"{name}.weight"] / (w[f"{name}.running_var"] + 1e-5).sqrt()
     return (x - w[f"{name}.running_mean"]) * scale + w[f"{name}.bias"]
+
+
+def group_norm(x: Tensor, w: Weights, name: str) -> Tensor:
+    """Of B H W C, 32 groups of neighbouring channels."""
+    grouped = x.unflatten(3, (32, -1))
+    centred = grouped - grouped.mean((1, 2, 4), keepdim=True)
+    normed = centred / (centred.square().mean((1, 2, 4), keepdim=True) + 1e-5).sqrt()
+    return normed.flatten(3) * w[f"{name}.weight"] + w[f"{name}.bias"]
 
 
 def depthwise(x: Tensor, w: Weights, name: str) -> Tensor:
@@ -177,7 +187,14 @@ def literal_fusion(genotype: Genotype, maps: list[Tensor], w: Weights) -> Tensor
         maps = [dense(x, w, f"fusion.project.stage{i}") for i, x in zip(genotype.kept, maps, strict=True)]
     s, *deep = [upsample(x, *maps[0].shape[1:3]) for x in maps]
     d = torch.cat(deep, -1)
-    f = F.relu(batch_norm(dense(torch.cat((s, d), -1), w, "fusion.mix.conv"), w, "fusion.mix.norm"))
+    norm = group_norm if genotype.fusion == "ham" else batch_norm
+    f = F.relu(norm(dense(torch.cat((s, d), -1), w, "fusion.mix.conv"), w, "fusion.mix.norm"))
+    if genotype.ham_rank is not None:
+        x = F.relu(dense(f, w, "fusion.mix.hamburger.enter"))
+        start = fixed_bases(x.shape[3], genotype.ham_rank).expand(len(x), -1, -1)
+        context = factorised(x.flatten(1, 2).transpose(1, 2), start, steps=7).transpose(1, 2).reshape(x.shape)
+        f = F.relu(f + group_norm(dense(context, w, "fusion.mix.hamburger.leave"), w, "fusion.mix.hamburger.norm"))
+        f = F.relu(group_norm(dense(f, w, "fusion.mix.align"), w, "fusion.mix.align_norm"))
     if genotype.fusion == "fca":
         spatial = torch.sigmoid(batch_norm(dense(s, w, "fusion.mix.spatial"), w, "fusion.mix.spatial_norm"))
         d = d.flatten(1, 2)
@@ -197,7 +214,8 @@ def test_decoder_equals_its_equations(genotype: Genotype) -> None:
     torch.testing.assert_close(logits, literal, rtol=1e-4, atol=2e-5 * float(literal.abs().max()))
 
 
-def test_every_weight_of_the_equations_is_read() -> None:
+@pytest.mark.parametrize("fusion", ["fca", "ham"])
+def test_every_weight_of_the_equations_is_read(fusion: str) -> None:
     # A reference that skipped a weight would agree with a decoder that skips it too.
     genotype = Genotype.from_dict(
         {
@@ -207,7 +225,8 @@ def test_every_weight_of_the_equations_is_read() -> None:
             "stage4.mixing": "norm_norm_gelu",
             "stage3.attention": "stage4",
             "stage2.query_pool": 2,
-            "fusion": "fca",
+            "fusion": fusion,
+            "fusion_width": 32,
             "project": 64,
             "project_norm": "batch",
         }

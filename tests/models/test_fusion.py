@@ -19,7 +19,7 @@ from nasseg.models.fusion import Fusion, composed, scale_and_shift, summed
 from nasseg.models.ops import channels_last
 
 WIDTHS = {1: 8, 2: 16, 3: 24, 4: 32}
-KINDS = ("concat", "fca")
+KINDS = ("concat", "fca", "ham")
 STAGES_KEPT = ((1, 2, 3, 4), (2, 3, 4), (1, 4))
 
 
@@ -31,7 +31,10 @@ def made(
     kind: str, kept: Sequence[int], width: int, project: int | None, dtype: torch.dtype = torch.float64, *, normed: bool = False
 ) -> Fusion:
     """A fusion of some stages, every weight and statistic set."""
-    return fill(Fusion(kind, {i: WIDTHS[i] for i in kept}, width, 3, project=project, project_norm=normed, dropout=0.0)).to(dtype)
+    if kind == "ham":
+        width = 2 * width  # in groups of 32
+    fusion = Fusion(kind, {i: WIDTHS[i] for i in kept}, width, 3, project=project, project_norm=normed, dropout=0.0, ham_rank=4)
+    return fill(fusion).to(dtype)
 
 
 def maps_of(kept: Sequence[int], size: tuple[int, int] = (64, 96), batch: int = 2, dtype: torch.dtype = torch.float64) -> list[Tensor]:
@@ -40,6 +43,7 @@ def maps_of(kept: Sequence[int], size: tuple[int, int] = (64, 96), batch: int = 
 
 def run(fusion: Fusion, maps: Sequence[Tensor]) -> dict[str, Tensor]:
     """Logits, the gradient of every parameter and map, and every buffer afterwards, by name."""
+    torch.manual_seed(0)  # of the bases that ham draws in training
     fusion.zero_grad()
     leaves = [m.detach().clone(memory_format=torch.preserve_format).requires_grad_() for m in maps]
     logits = fusion(leaves)
@@ -174,7 +178,7 @@ def test_a_map_is_projected_on_its_own_grid() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_dropout_drops_whole_channels_before_the_classifier(kind: str) -> None:
     torch.manual_seed(0)
-    fusion = fill(Fusion(kind, WIDTHS, 64, 3, project=None, dropout=0.5)).train()
+    fusion = fill(Fusion(kind, WIDTHS, 64, 3, project=None, dropout=0.5, ham_rank=4)).train()
     seen: list[torch.Tensor] = []
     fusion.classifier.register_forward_hook(lambda _, args, out: seen.append(args[0]))
     fusion(features(2, (64, 96)))
