@@ -15,11 +15,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from nasseg.data.class_weights import SQRT_MEDIAN_FREQUENCY, weigh_classes
 from nasseg.data.layouts import open_data
 from nasseg.data.loader import train_batches
 from nasseg.data.transforms import TrainTransform
 from nasseg.training.evaluate import evaluate
-from nasseg.training.losses import build_loss
+from nasseg.training.losses import SegmentationLoss
 
 MEAN, STD = (0.45, 0.45, 0.45), (0.25, 0.25, 0.25)
 WIDTHS = (24, 40, 64, 96)
@@ -76,13 +77,7 @@ def run(head: str, spec: str, iterations: int, seed: int) -> dict[str, float]:
     optimiser = torch.optim.AdamW(net.parameters(), lr=4e-3, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 4e-3, total_steps=iterations, pct_start=0.1)
     transform = TrainTransform((height, width), scale=(0.75, 1.5), mean=MEAN, std=STD)
-    criterion = build_loss(
-        "cross_entropy",
-        class_weights="sqrt_median_frequency",
-        label_smoothing=0.0,
-        split=data.splits["train"],
-        num_classes=data.num_classes,
-    )
+    criterion = SegmentationLoss("cross_entropy", class_weights=weigh_classes(SQRT_MEDIAN_FREQUENCY, data).weights)
     net.train()
     for x, y in train_batches(data.splits["train"], transform, batch_size=8, iterations=iterations, seed=seed, cache=True):
         logits = F.interpolate(net(x), size=y.shape[-2:], mode="bilinear")

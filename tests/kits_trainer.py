@@ -116,6 +116,10 @@ class TrainerContract:
         assert (protocol["classes"], protocol["ignore"], protocol["flip"], protocol["window"]) == (11, 255, False, "whole")
         assert {"resize", "scale", "masks", "weights", "iteration"} <= set(protocol)
         assert result.settings["iterations"] == 3
+        # What every class weighs: the built-in scenes have rare ones.
+        assert result.class_weights["rule"] == "sqrt_median_frequency"
+        assert len(result.class_weights["weights"]) == 11
+        assert set(result.unpredicted or ()) <= {name for name, iou in result.per_class.items() if iou == 0}
         assert result.seconds > 0
         assert result.environment["torch"]
         assert Result.from_dict(result.to_dict()) == result

@@ -33,8 +33,8 @@ class Proxy(Recipe):
         backbone_lr_scale=0.2,
         weight_decay=0.01,
         warmup=0.05,
-        # Without weights thin and rare classes score 0 for every candidate, and nothing is compared.
-        class_weights="sqrt_median_frequency",
+        # Without weights thin and rare classes score 0 for every candidate, and nothing is compared; a set without such classes gets none.
+        class_weights="auto",
         # Regularisation pays in long runs only.
         drop_path=0.0,
         dropout=0.0,

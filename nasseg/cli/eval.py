@@ -6,7 +6,7 @@ import contextlib
 import functools
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from rich.progress import Progress
 
 from nasseg.cli.console import wide_console
 from nasseg.cli.options import SIZE
-from nasseg.cli.run_view import protocol_line, result_table
+from nasseg.cli.run_view import collapse_lines, protocol_line, result_table
 from nasseg.cli.verb import Verb
 from nasseg.data.dataset import DataSet
 from nasseg.data.layouts import open_data
@@ -33,6 +33,7 @@ from nasseg.models.segmenter import SegModel
 from nasseg.published.network import Published, is_published
 from nasseg.report.evaluation import PAGE, report_folder, write_report
 from nasseg.report.worst import Worst
+from nasseg.training.collapse import Collapse, worst_entry
 from nasseg.training.device import check_precision, resolve_device
 from nasseg.training.evaluate import Each, Predict, covering, evaluate
 from nasseg.training.job import forward
@@ -67,6 +68,8 @@ class Measured:
     batch_size: int = BATCH_SIZE
     metrics: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    class_weights: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def base(self) -> Protocol:
@@ -184,6 +187,7 @@ def command(
     record = {**found.protocol, "data": opened.spec}
     changed = _changed(measured, protocol)
     line = f"{opened.spec}: {protocol_line(record)}"
+    collapse = Collapse.of(found.per_class, found.unpredicted)
     if folder is not None and cases is not None:
         found = replace(found, protocol=record)
         title = f"{Path(path).name or path} on {opened.name} {split}"
@@ -193,9 +197,12 @@ def command(
         numbers = {"metrics": dict(found.values), "per_class": dict(found.per_class), **boundaries}
         own: dict[str, Any] = {"remarks": list(measured.remarks)} if measured.remarks else {}
         own |= {"protocol_of": measured.of if measured.protocol is not None else None, "changed": changed}
-        click.echo(json.dumps({**numbers, "protocol": record, **own}))
+        learnt = {"worst_class": worst_entry(found.per_class), "collapsed": collapse.to_dict()}
+        click.echo(json.dumps({**numbers, **learnt, "protocol": record, **own}))
         return
     console.print(result_table(found.values, found.per_class, opened.classes))
+    for warning in collapse_lines(collapse, measured.settings, measured.class_weights):
+        console.print(warning, soft_wrap=True)
     console.print(line)
     console.print(whose(measured, changed), markup=False)
     for remark in measured.remarks:
@@ -313,6 +320,8 @@ def read(path: str, *, onnx: bool, size: tuple[int, int] | None = None) -> Measu
             data=str(run.facts["data"]),
             batch_size=int(run.facts["settings"].get("eval_batch_size", BATCH_SIZE)),
             metrics=tuple(run.facts["settings"].get("metrics", ())),
+            settings=run.facts["settings"],
+            class_weights=run.facts.get("class_weights", {}),
         )
     folder = bundle_folder(path)
     facts = Preprocessing.load(folder / PREPROCESSING)

@@ -17,6 +17,7 @@ from rich.text import Text
 
 from nasseg.cost.macs import PAD
 from nasseg.metric import label_of
+from nasseg.training.collapse import Collapse, advice, worst_class
 
 PLAIN_EVERY = 10.0
 """Seconds between two lines where no terminal shows a bar."""
@@ -121,9 +122,20 @@ def result_table(metrics: Mapping[str, float], per_class: Mapping[str, float], c
         value = per_class.get(name)
         table.add_row(name, "–" if value is None else f"{value:.2f}", "" if value is None else bar(value))
     table.add_section()
+    worst = worst_class(per_class)
+    if worst is not None:
+        table.add_row(f"worst class: {worst[0]}", f"{worst[1]:.2f}", bar(worst[1]))
     for name, value in metrics.items():
         table.add_row(label_of(name), f"{value:.2f}", bar(value), style="bold" if name == "miou" else None)
     return table
+
+
+def collapse_lines(collapse: Collapse, settings: Mapping[str, Any], class_weights: Mapping[str, Any]) -> list[Text]:
+    """What a person must know of classes that were not learnt, and what to set; empty where nothing is wrong."""
+    sentences = collapse.sentences()
+    if sentences and (todo := advice(settings, class_weights)):
+        sentences.append(f"to learn them: {todo}")
+    return [Text(f"warning: {text}", style="yellow") for text in sentences]
 
 
 def bar(percent: float) -> str:

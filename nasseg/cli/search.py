@@ -22,7 +22,7 @@ from nasseg.report.defaults import against_defaults
 from nasseg.report.front_plot import save_front
 from nasseg.report.live import SearchScreen
 from nasseg.report.next_steps import after_search
-from nasseg.report.pareto import front_table, summary
+from nasseg.report.pareto import front_table, summary, warning_lines
 from nasseg.search.interrupts import SIGNALS, deferred, interruptible
 from nasseg.search.objectives import parse_objectives
 from nasseg.search.plan import Plan, make_plan
@@ -197,6 +197,8 @@ def finish(console: Console, view: StudyView) -> None:
     console.print(summary(view))
     if (verdict := against_defaults(view)) is not None:
         console.print(verdict, soft_wrap=True)
+    for warning in warning_lines(view.warnings):
+        console.print(warning, soft_wrap=True)
     picture = save_front(view, Path(view.path) / "front.png")
     console.print(f"{picture}  the front as a picture")
     console.print("next:")

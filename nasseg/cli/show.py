@@ -9,7 +9,7 @@ import click
 from nasseg.cli.console import wide_console
 from nasseg.cli.verb import Verb
 from nasseg.report.defaults import against_defaults
-from nasseg.report.pareto import front_table, summary, trial_table
+from nasseg.report.pareto import front_table, summary, trial_table, warning_lines
 from nasseg.search.store import read_study
 from nasseg.search.view import REJECTED
 
@@ -35,5 +35,7 @@ def command(results: str, as_json: bool, rejected: bool) -> None:
     console.print(summary(view))
     if (verdict := against_defaults(view)) is not None:
         console.print(verdict, soft_wrap=True)
+    for warning in warning_lines(view.warnings):
+        console.print(warning, soft_wrap=True)
     if view.driver is not None:
         console.print(f"a search is running: {view.driver}")

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from nasseg.cli.console import wide_console
 from nasseg.cli.options import SIZE, parse_sets, split_sets
-from nasseg.cli.run_view import RunView, protocol_line, result_table, stop_switch
+from nasseg.cli.run_view import RunView, collapse_lines, protocol_line, result_table, stop_switch
 from nasseg.cli.target import Asked, trial_of
 from nasseg.cli.verb import Verb
 from nasseg.errors import ConfigError, NassegError, Problem, TrainingFailed, nearest
@@ -26,6 +26,7 @@ from nasseg.report.next_steps import after_training
 from nasseg.search.cluster import ENVIRONMENT, check_room, node_resources, session
 from nasseg.search.resources import EXECUTORS, Resources
 from nasseg.training.checkpoint import checkpoint_files
+from nasseg.training.collapse import Collapse
 from nasseg.training.distributed import World, joined, speaks
 from nasseg.training.rundir import CHECKPOINTS, CURVES, LOG, RunDir
 from nasseg.training.schedules import load_schedule
@@ -209,6 +210,8 @@ def train(console: Console, run: RunDir, crew: Crew, here: World) -> None:
             sys.exit(INTERRUPTED if switch.by is signal.SIGINT else 0)
     if result.metrics:
         console.print(result_table(result.metrics, result.per_class, run.classes))
+        for warning in collapse_lines(Collapse.of(result.per_class, result.unpredicted), result.settings, result.class_weights):
+            console.print(warning, soft_wrap=True)
         console.print(f"measured at iteration {result.protocol['iteration']} on {protocol_line(result.protocol)}")
     for path, meaning in (
         (run.weights, "weights"),

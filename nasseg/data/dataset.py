@@ -51,6 +51,10 @@ class Split(ABC):
     def subset(self, indices: Sequence[int], name: str) -> Split:
         """The samples at ``indices`` as a split of another name."""
 
+    def mask(self, index: int) -> UInt8:
+        """The mask of sample ``index`` alone; where images are files, the image is not decoded for it."""
+        return self[index].mask
+
     def order(self, seed: int, number: int) -> Order:
         """Training's order in pass ``number``: a permutation of 0…len−1, a function of (seed, number) and the split alone."""
         return np.random.default_rng([seed, ORDER_STREAM, number]).permutation(len(self))
@@ -125,11 +129,15 @@ class FileSplit(Split):
         return digest(["files", files, self.num_classes, self.relabel, *colours], 32)
 
     @override
+    def mask(self, index: int) -> UInt8:
+        table = None if self.relabel is None else np.asarray(self.relabel, dtype=np.uint8)
+        return read_mask(self.pairs[index].mask, self.num_classes, table, self.colours)
+
+    @override
     def read(self, index: int) -> Sample:
         pair = self.pairs[index]
         image = read_image(pair.image)
-        table = None if self.relabel is None else np.asarray(self.relabel, dtype=np.uint8)
-        mask = read_mask(pair.mask, self.num_classes, table, self.colours)
+        mask = self.mask(index)
         if image.shape[:2] != mask.shape:
             raise DataError(
                 f"{pair.image}: image is {image.shape[0]}x{image.shape[1]} (height x width), its mask {pair.mask} "

@@ -19,7 +19,10 @@ Counts = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing found. ``split`` is empty where it concerns the whole set; ``count`` how many cases there are, ``files`` the first few."""
+    """One thing found. ``split`` is empty where it concerns the whole set; ``count`` how many cases there are, ``files`` the first few.
+
+    ``settings`` are options of ``nasseg train`` and ``nasseg search`` that make up for it.
+    """
 
     level: str
     kind: str
@@ -27,6 +30,7 @@ class Finding:
     split: str = ""
     count: int = 1
     files: tuple[str, ...] = ()
+    settings: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON-able data."""
@@ -37,6 +41,7 @@ class Finding:
             "text": self.text,
             "count": self.count,
             "files": list(self.files),
+            "settings": list(self.settings),
         }
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from nasseg.data.class_findings import class_findings
 from nasseg.data.classes import Classes, numbered, read_classes
 from nasseg.data.colours import ColourTable
 from nasseg.data.diagnosis import ERROR, NOTE, Counts, Diagnosis, Finding, SplitReport
@@ -39,7 +40,7 @@ def examine(spec: str, progress: Progress | None = None) -> Diagnosis:
         return _examine_synthetic(spec, progress or _silent)
     if parsed.kind == "shards":
         data, reports, found = look_through(spec, progress or _silent)
-        return Diagnosis(data.spec, "packed", data.classes, data.classes_from, reports, (*found, *_absences(reports, data.classes)))
+        return Diagnosis(data.spec, "packed", data.classes, data.classes_from, reports, (*found, *class_findings(reports, data.classes)))
     try:
         return _Examination(parsed, progress or _silent).run()
     except OSError as error:
@@ -60,7 +61,7 @@ def _examine_synthetic(spec: str, progress: Progress) -> Diagnosis:
             _count(reports[name], (image.shape[0], image.shape[1]), counts)
             done += 1
             progress(done, total)
-    return Diagnosis(data.spec, "built in", data.classes, data.classes_from, reports, tuple(_absences(reports, data.classes)))
+    return Diagnosis(data.spec, "built in", data.classes, data.classes_from, reports, tuple(class_findings(reports, data.classes)))
 
 
 def _count(report: SplitReport, size: tuple[int, int], pixels: Counts) -> None:
@@ -76,6 +77,7 @@ class _Look:
 
     split: str
     id: str
+    mask: str
     trouble: tuple[tuple[str, str], ...]
     size: tuple[int, int] | None = None
     raw: Counts | None = None
@@ -116,13 +118,13 @@ class _Examination:
         self._troubles(looks)
         classes = self._classes()
         fixed = self.tree.classes is not None
-        for label in label_findings(classes.names if classes else None, self._pixels(), fixed or "relabel" in self.spec.query):
-            if not (fixed and label.kind == "labels look one too high"):  # that advice is for labels that can be set
-                self.findings.append(Finding(label.level, label.kind, label.text))
+        images = sum((report.images_with for report in self.reports.values()), start=np.zeros(256, dtype=np.int64))
+        for label in label_findings(classes.names if classes else None, self._pixels(), fixed or "relabel" in self.spec.query, images):
+            self.findings.append(Finding(label.level, label.kind, label.text))
         self._mapped_before()
         self._outside(looks, classes)
         names = classes.names if classes else numbered(max(self._highest() + 1, 1), "").names
-        self.findings += _absences(self.reports, names)
+        self.findings += class_findings(self.reports, names)
         self._copies(looks)
         origin = classes.origin if classes else f"largest label in {sum(report.read for report in self.reports.values())} masks, all read"
         order = {ERROR: 0, NOTE: 1}
@@ -239,18 +241,29 @@ class _Examination:
     def _outside(self, looks: Sequence[_Look], classes: Classes | None) -> None:
         if classes is None:
             return
-        by_split: dict[str, list[tuple[str, list[int]]]] = defaultdict(list)
+        by_split: dict[str, list[tuple[_Look, list[int]]]] = defaultdict(list)
         for look in looks:
             outside = [label for label in look.labels if len(classes.names) <= label < IGNORE]
             if outside:
-                by_split[look.split].append((look.id, outside))
+                by_split[look.split].append((look, outside))
+        strange = {label for cases in by_split.values() for _, outside in cases for label in outside}
+        hint = "" if self.tree.classes is not None or "relabel" in self.spec.query else self._mistaken(classes, strange)
         for split, cases in by_split.items():
             labels_out = sorted({label for _, labels in cases for label in labels})
+            many = "" if len(labels_out) == 1 else "s"
             text = (
-                f"{len(cases)} masks hold labels {listed(map(str, labels_out), 8)}, but there are {len(classes.names)} classes "
-                f"(0…{len(classes.names) - 1}, {IGNORE} ignored), for example {cases[0][0]}"
+                f"label{many} {listed(map(str, labels_out), 8)} {'are' if many else 'is'} out of range 0…{len(classes.names) - 1} "
+                f"({IGNORE} is ignored); used by {len(cases)} image{'' if len(cases) == 1 else 's'}, first {cases[0][0].mask}{hint}"
             )
-            self._error("labels outside the classes", text, split, [id_ for id_, _ in cases])
+            self._error("labels outside the classes", text, split, [look.id for look, _ in cases])
+
+    def _mistaken(self, classes: Classes, strange: set[int]) -> str:
+        """What to set where one label is out of range and one class is in no mask: the one may have been written for the other."""
+        absent = [label for label in range(len(classes.names)) if not self._pixels()[label]]
+        if len(strange) != 1 or len(absent) != 1:
+            return ""
+        (label,), name = strange, classes.names[absent[0]]
+        return f"; no mask holds {absent[0]} ({name}): if {label} was written for it, set ?relabel={label}:{absent[0]}"
 
     def _mapped_before(self) -> None:
         """Numbers that the data set's own masks never hold tell of masks that someone mapped already: ours would be the second time."""
@@ -328,22 +341,4 @@ def _look(job: _Job) -> _Look:
         sizes = f"image is {pixels.shape[0]}x{pixels.shape[1]} (height x width), its mask {raw.shape[0]}x{raw.shape[1]}"
         trouble.append(("image and mask differ in size", f"{image}: {sizes}; {rule}"))
     size = None if pixels is None else (pixels.shape[0], pixels.shape[1])
-    return _Look(job.split, job.id, tuple(trouble), size, counts, (), bytes_digest, pixels_digest)
-
-
-def _absences(reports: Mapping[str, SplitReport], classes: Sequence[str]) -> list[Finding]:
-    """Classes without a pixel, and much that is ignored."""
-    out = []
-    for name, report in reports.items():
-        if not report.read:
-            continue
-        absent = [c for label, c in enumerate(classes) if not report.pixels[label]]
-        if absent:
-            effect = "cannot be learnt" if name == "train" else "drop out of the mean IoU unless they are predicted"
-            out.append(
-                Finding(NOTE, "absent classes", f"no pixel of {listed(absent, 8)}: they {effect}", name, len(absent), tuple(absent[:5]))
-            )
-        if report.ignored > 50:
-            text = f"{report.ignored:.1f} % of the pixels are ignored ({IGNORE}): neither learnt from nor measured"
-            out.append(Finding(NOTE, "mostly ignored", text, name))
-    return out
+    return _Look(job.split, job.id, str(job.mask), tuple(trouble), size, counts, (), bytes_digest, pixels_digest)

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from typing_extensions import override
 
 from nasseg.data.dataset import ORDER_STREAM, DataSet, Order, Sample, Split
-from nasseg.data.images import read_image, read_mask
+from nasseg.data.images import UInt8, read_image, read_mask
 from nasseg.data.manifest import CURE, INDEX, INDEX_SCHEMA, ROW_SCHEMA, Manifest, ShardFile, Shelf, content_fingerprint, row_checksum
 from nasseg.data.spec import DataSpec, whole_number
 from nasseg.errors import DataError
@@ -169,6 +169,10 @@ class ShardSplit(Split):
     def read(self, index: int) -> Sample:
         image, mask = self.source.row(int(self.rows[index]))
         return Sample(read_image(image), read_mask(mask, self.num_classes))
+
+    @override
+    def mask(self, index: int) -> UInt8:
+        return read_mask(self.source.row(int(self.rows[index]))[1], self.num_classes)
 
     @override
     def encoded(self, index: int) -> bytes:

@@ -13,7 +13,7 @@ from nasseg.files import cache_dir, digest, write_atomic
 
 
 def class_counts(split: Split, num_classes: int) -> NDArray[np.int32]:
-    """(images, classes) pixels; 255 is not counted. Reads the whole split the first time, the cache folder after that (by the split's key).
+    """(images, classes) pixels; 255 is not counted. Reads all masks the first time, the cache folder after that (by the split's key).
 
     Raises :class:`DataError` where no pixel of the split counts, and what the split raises.
     """
@@ -25,8 +25,8 @@ def class_counts(split: Split, num_classes: int) -> NDArray[np.int32]:
     except (OSError, ValueError, EOFError):
         pass
     counts = np.zeros((len(split), num_classes), dtype=np.int32)
-    for index, (_, mask) in enumerate(split):
-        counts[index] = np.bincount(mask.reshape(-1), minlength=256)[:num_classes]
+    for index in range(len(split)):
+        counts[index] = np.bincount(split.mask(index).reshape(-1), minlength=256)[:num_classes]
     if not counts.any():
         raise DataError(f"split {split.name}: every pixel of its {len(split)} masks is 255, so there is nothing to learn")
     buffer = io.BytesIO()

@@ -15,14 +15,16 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from nasseg.report.pareto import STYLES, count, percent, shown_settings
+from nasseg.report.pareto import STYLES, count, percent, shown_settings, worst_cell
 from nasseg.search.log import describe
-from nasseg.search.view import COMPLETE, DUPLICATE, FAILED, REJECTED, RUNNING, Event, TrialView, pareto_front
+from nasseg.search.view import COMPLETE, DUPLICATE, FAILED, REJECTED, RUNNING, Event, TrialView, collapsed_classes, pareto_front
 
 BEST_ROWS, LAST_ROWS = 6, 4
 NOTES = 3
+WARNINGS = 4
+"""Sentences on classes that are not learnt, but for the last, which says what to set."""
 NARROW = 100
-"""Columns of a terminal below which the live table leaves the trials' origin out."""
+"""Columns of a terminal below which the live table leaves the trials' origin and worst class out."""
 PROGRESS_LINE_SECONDS = 30.0
 """Without a terminal a running trial's progress is a line no more often than this."""
 
@@ -75,6 +77,7 @@ class SearchScreen:
         self.here = 0
         self.notes: list[str] = []
         self.status = ""
+        self._warnings: list[str] = []
         self._lock = threading.Lock()
         self._said: dict[int, float] = {}
         self._live: Live | None = None
@@ -100,6 +103,7 @@ class SearchScreen:
                     self.counts[trial.state] += 1
                 if trial.trained:
                     self.finished[trial.number] = trial
+            self._warn()
 
     def __call__(self, event: Event) -> None:
         """Take note of an event; without a terminal, print it."""
@@ -128,6 +132,7 @@ class SearchScreen:
                 self.here += 1
             if trial.trained:
                 self.finished[number] = trial
+                self._warn()
 
     def _print(self, event: Event) -> None:
         trial = event.trial
@@ -149,10 +154,18 @@ class SearchScreen:
 
     def front(self) -> list[TrialView]:
         """The complete trials that no other beats, best first by the first objective."""
-        able = [trial for trial in self.finished.values() if trial.state == COMPLETE and trial.values is not None]
+        able = [trial for trial in self._complete() if trial.values is not None]
         kept = [able[i] for i in pareto_front([trial.values or () for trial in able], list(self.objectives.values()))]
         sign = -1 if next(iter(self.objectives.values())) == "max" else 1
         return sorted(kept, key=lambda trial: (sign * (trial.values or (0.0,))[0], trial.number))
+
+    def _warn(self) -> None:
+        """Look for classes that are not learnt; not at every redrawing."""
+        found = collapsed_classes(self._complete(), self.front())
+        self._warnings = [*found[:WARNINGS], *found[-1:]] if len(found) > WARNINGS else found
+
+    def _complete(self) -> list[TrialView]:
+        return [trial for trial in self.finished.values() if trial.state == COMPLETE]
 
     def left(self) -> float | None:
         """Seconds to the end at the pace of this start, None before there is a pace."""
@@ -179,7 +192,7 @@ class SearchScreen:
             numbers = {trial.number for trial in front}
             last = [trial for trial in list(self.finished.values())[::-1] if trial.number not in numbers][:LAST_ROWS]
             title = Text(self.title, style="bold", overflow="fold", no_wrap=False)
-            said = [*self.notes[-NOTES:], *([self.status] if self.status else [])]
+            said = [*self._warnings, *self.notes[-NOTES:], *([self.status] if self.status else [])]
             notes = [Text(text, style="yellow", overflow="fold", no_wrap=False) for text in said]
             texts = sum(len(text.wrap(self.console, self.console.width)) for text in (title, *notes))
             room = max(2, self.console.size.height - len(self.running) - len(last) - texts - 6)
@@ -207,7 +220,7 @@ class SearchScreen:
         table.add_column("genes", no_wrap=True, overflow="ellipsis", ratio=1)
         if settings:
             table.add_column("settings", no_wrap=True, overflow="ellipsis", ratio=1)
-        for name in ("MACs", "params", "mIoU"):
+        for name in ("MACs", "params", "mIoU", *(["worst class"] if self._by_class else [])):
             table.add_column(name, justify="right", no_wrap=True)
         table.add_column("state", no_wrap=True, min_width=22)
         return table
@@ -216,12 +229,18 @@ class SearchScreen:
     def _origins(self) -> bool:
         return self.console.width >= NARROW
 
+    @property
+    def _by_class(self) -> bool:
+        return self.console.width >= NARROW and any(trial.per_class for trial in self.finished.values())
+
     def _row(self, table: Table, trial: TrialView, settings: bool, state: RenderableType, style: str) -> None:
         cells: list[RenderableType] = [str(trial.number), *([trial.origin] if self._origins else []), trial.short]
         if settings:
             cells.append(shown_settings(trial.settings))
-        miou = percent(trial.metrics.get("miou"))
-        table.add_row(*cells, count(trial.cost.get("macs")), count(trial.cost.get("params")), miou, state, style=style)
+        cells += [count(trial.cost.get("macs")), count(trial.cost.get("params")), percent(trial.metrics.get("miou"))]
+        if self._by_class:
+            cells.append(worst_cell(trial))
+        table.add_row(*cells, state, style=style)
 
 
 def progress(row: Row, now: float) -> Text:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from rich.table import Table
+from rich.text import Text
 
 from nasseg.genes.budget import quantity
 from nasseg.metric import label_of
 from nasseg.search.view import COMPLETE, DUPLICATE, FAILED, REJECTED, RUNNING, WAITING, StudyView, TrialView
+from nasseg.training.collapse import worst_class
 
 STYLES = {COMPLETE: "green", FAILED: "red", REJECTED: "dim", DUPLICATE: "dim", RUNNING: "cyan", WAITING: "yellow"}
 
@@ -16,6 +18,10 @@ UNBROKEN = ("origin", "state")
 """Columns of words that are never broken over lines."""
 ROOM, GAP = 20, 2
 """Columns of the terminal that a column of words needs at least, and those between two columns."""
+
+
+WORST_WIDTH = 18
+"""Columns of the worst class with its IoU; a longer name is cut."""
 
 
 def percent(value: float | None) -> str:
@@ -47,10 +53,12 @@ def trial_table(
     On a terminal of ``width`` columns too few for columns of words beside each other, these stand in one column below each other.
     """
     listed = list(trials)
-    numbers = {"#": [f"{'*' if trial.on_front and states else ''}{trial.number}" for trial in listed]}
+    numbers: dict[str, list[str] | list[Text]] = {"#": [f"{'*' if trial.on_front and states else ''}{trial.number}" for trial in listed]}
     numbers["mIoU"] = [percent(trial.metrics.get("miou")) for trial in listed]
     for name in extra_metrics(view):
         numbers[label_of(name)] = [percent(trial.metrics.get(name)) for trial in listed]
+    if any(trial.per_class for trial in listed):
+        numbers["worst class"] = [worst_cell(trial) for trial in listed]
     for name, cost in (("MACs", "macs"), ("params", "params")):
         numbers[name] = [count(trial.cost.get(cost)) for trial in listed]
     words = {"origin": [trial.origin for trial in listed], "genes": [trial.short for trial in listed]}
@@ -72,6 +80,22 @@ def trial_table(
     for trial, *cells in zip(listed, *numbers.values(), *words.values(), strict=True):
         table.add_row(*cells, style="bold" if trial.on_front and states else STYLES[trial.state] if states else None)
     return table
+
+
+def worst_cell(trial: TrialView) -> Text:
+    """Name and IoU of the worst class, red where the network did not learn it."""
+    found = worst_class(trial.per_class)
+    if found is None:
+        return Text("–")
+    name, value = found
+    room = WORST_WIDTH - len(f" {value:.2f}")
+    shown = name if len(name) <= room else f"{name[: room - 1]}…"
+    return Text(f"{shown} {value:.2f}", style="red" if name in trial.collapse.classes else "")
+
+
+def warning_lines(sentences: Iterable[str]) -> list[Text]:
+    """Sentences of :func:`nasseg.search.view.collapsed_classes` as lines to print."""
+    return [Text(f"warning: {text}", style="yellow") for text in sentences]
 
 
 def reason_of(trial: TrialView) -> str:

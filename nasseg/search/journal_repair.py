@@ -185,6 +185,7 @@ def _attributes(number: int, row: Row, trial: _Trial) -> list[dict[str, Any]]:
             "status": row["state"],
             "metrics": _metrics(row),
             **{name: json.loads(row[name]) for name in ("per_class", "protocol", "environment", "settings")},
+            **{name: json.loads(row[name]) for name in ("unpredicted", "class_weights") if row.get(name) is not None},
             "iterations": row.get("iterations") or 0,
             "seconds": row.get("seconds") or 0.0,
             "reason": row.get("reason"),

@@ -9,6 +9,7 @@ from pathlib import Path
 from nasseg.genes.budget import quantity
 from nasseg.metric import label_of
 from nasseg.search.view import COMPLETE, DUPLICATE, FAILED, REJECTED, RUNNING, Event, TrialView
+from nasseg.training.collapse import worst_class
 
 
 def describe(event: Event) -> str:
@@ -26,13 +27,23 @@ def describe(event: Event) -> str:
             return f"{name} at iteration {event.iteration}: {metrics_text(event.metrics)}"
         case "complete":
             front = ", on the front" if trial.on_front else ""
-            return f"{name} complete: {metrics_text(trial.metrics)} at {cost_text(trial)}{front}"
+            return f"{name} complete: {metrics_text(trial.metrics)}{worst_of(trial)} at {cost_text(trial)}{front}"
         case "duplicate":
             return f"{name} is trial {trial.duplicate_of} again: answered, not trained"
         case "lost":
             return f"{name} lost its worker: {event.text}; it is tried again"
         case _:
             return f"{name} {event.kind}: {trial.reason}"
+
+
+def worst_of(trial: TrialView) -> str:
+    """``; worst class weed 0.00 (never predicted)``, empty where nothing was measured by class."""
+    worst = worst_class(trial.per_class)
+    if worst is None:
+        return ""
+    single = trial.collapse.single
+    why = f"every pixel is given to {single}" if single else "never predicted" if worst[0] in trial.collapse.never else ""
+    return f", worst class {worst[0]} {worst[1]:.2f}{f' ({why})' if why else ''}"
 
 
 def cost_text(trial: TrialView) -> str:

@@ -28,20 +28,24 @@ from nasseg.genes.genotype import Genotype
 from nasseg.search.driver import DriverLock
 from nasseg.search.journal import read_storage
 from nasseg.search.view import COMPLETE, RETRIED, RUNNING, WAITING, StudyView, TrialView, load_optuna, view_trials
+from nasseg.training.collapse import worst_class
 
 PARQUET = "results.parquet"
 CONFIG = "study.yaml"
+WORST = "worst_class_iou"
 
-TEXT = ("id", "genotype", "short", "settings", "origin", "trainer", "key", "state", "reason", "per_class", "protocol", "environment")
+TEXT = ("id", "genotype", "short", "settings", "origin", "trainer", "key", "state", "reason", "protocol", "environment")
+BY_CLASS = ("per_class", "worst_class", "unpredicted", "class_weights")
 WHOLE = ("number", "seed", "duplicate_of", "attempt", "iterations")
 COSTS = ("params", "macs", "macs_fvcore", "decoder_params", "decoder_macs")
-REAL = ("fidelity", "seconds")
+REAL = ("fidelity", "seconds", WORST)
 TIMES = ("started", "finished")
 Row = Mapping[str, Any]
 """A row of ``results.parquet`` without its empty columns."""
 
 METRICS = ("miou", "macc", "aacc")
-"""Columns by kind. Mappings are JSON text; metrics of other names (``miou_holdout``) get a column of their own behind these."""
+"""Columns by kind. Mappings and lists are JSON text; metrics of other names (``miou_holdout``) get a column of their own behind these. A
+file of an older nasseg lacks some of :data:`BY_CLASS`; it is written anew with them when its search goes on."""
 
 
 def row_of(trial: TrialView, *, trainer: str, fidelity: float, seed: int) -> dict[str, Any]:
@@ -66,9 +70,12 @@ def row_of(trial: TrialView, *, trainer: str, fidelity: float, seed: int) -> dic
         "started": trial.started,
         "finished": trial.finished,
         "per_class": json.dumps(dict(trial.per_class)),
+        "unpredicted": None if trial.unpredicted is None else json.dumps(list(trial.unpredicted)),
+        "class_weights": json.dumps(dict(trial.class_weights)) if trial.class_weights else None,
         "protocol": json.dumps(dict(trial.protocol)),
         "environment": json.dumps(dict(trial.environment)),
     }
+    row["worst_class"], row[WORST] = worst_class(trial.per_class) or (None, None)
     row |= {name: None if (value := trial.cost.get(name)) is None else int(value) for name in COSTS}
     return row | {name: float(value) for name, value in trial.metrics.items()}
 
@@ -76,11 +83,15 @@ def row_of(trial: TrialView, *, trainer: str, fidelity: float, seed: int) -> dic
 def table_of(rows: Iterable[Mapping[str, Any]]) -> pa.Table:
     """Rows as a table of fixed types, in the order of their numbers."""
     ordered = sorted(rows, key=lambda row: int(row["number"]))
-    known = {*TEXT, *WHOLE, *COSTS, *REAL, *TIMES, *METRICS}
+    known = {*TEXT, *BY_CLASS, *WHOLE, *COSTS, *REAL, *TIMES, *METRICS}
     others = sorted({name for row in ordered for name in row} - known)
-    head = ["number", "state", "origin", "id", "short", *METRICS, *others, *COSTS, "duplicate_of", "reason", "trainer", "fidelity", "seed"]
+    head = ["number", "state", "origin", "id", "short", *METRICS, *others, "worst_class", WORST, *COSTS, "duplicate_of"]
     names = [
         *head,
+        "reason",
+        "trainer",
+        "fidelity",
+        "seed",
         "attempt",
         "iterations",
         "seconds",
@@ -90,10 +101,12 @@ def table_of(rows: Iterable[Mapping[str, Any]]) -> pa.Table:
         "settings",
         "genotype",
         "per_class",
+        "unpredicted",
+        "class_weights",
         "protocol",
         "environment",
     ]
-    types = dict.fromkeys((*TEXT, *TIMES), pa.string()) | dict.fromkeys((*WHOLE, *COSTS), pa.int64())
+    types = dict.fromkeys((*TEXT, *BY_CLASS, *TIMES), pa.string()) | dict.fromkeys((*WHOLE, *COSTS), pa.int64())
     schema = pa.schema([(name, types.get(name, pa.float64())) for name in names])
     return pa.Table.from_pylist([{name: row.get(name) for name in names} for row in ordered], schema=schema)
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
+
+from nasseg.training.collapse import LOW, Collapse, advice, worst_entry
 
 COMPLETE = "complete"
 FAILED = "failed"
@@ -30,10 +33,16 @@ RETRIED = "retried"
 
 STUDY_NAME = "nasseg"
 
+MOST_NAMED = 5
+"""Classes, and trials, that warnings name."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrialView:
     """One trial as a reader sees it. ``state`` is one of :data:`STATES`; ``cost`` maps budget names to numbers; ``metrics`` are percent.
+
+    ``per_class``, ``unpredicted`` and ``class_weights`` are those of :class:`nasseg.training.trial.Result`; ``settings`` are those that
+    were searched, ``resolved`` all of the trainer's.
 
     ``rejected`` broke the budget and was never trained; ``duplicate`` was answered by trial ``duplicate_of`` and never trained;
     ``waiting`` is queued, or was interrupted and goes on when the search is started again.
@@ -49,6 +58,9 @@ class TrialView:
     cost: Mapping[str, float] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
     per_class: Mapping[str, float] = field(default_factory=dict)
+    unpredicted: tuple[str, ...] | None = None
+    class_weights: Mapping[str, Any] = field(default_factory=dict)
+    resolved: Mapping[str, Any] = field(default_factory=dict)
     protocol: Mapping[str, Any] = field(default_factory=dict)
     environment: Mapping[str, Any] = field(default_factory=dict)
     values: tuple[float, ...] | None = None
@@ -68,6 +80,11 @@ class TrialView:
     def trained(self) -> bool:
         """Whether the trial counts as one of the N asked for: it was trained, to its end or to its failure."""
         return self.state in (COMPLETE, FAILED) and not self.retried
+
+    @cached_property
+    def collapse(self) -> Collapse:
+        """Classes that the network did not learn."""
+        return Collapse.of(self.per_class, self.unpredicted)
 
     def number_of(self, name: str) -> float | None:
         """A cost or a metric by name, None where the trial has none."""
@@ -93,6 +110,9 @@ class TrialView:
             "settings": dict(self.settings),
             "metrics": dict(self.metrics),
             "per_class": dict(self.per_class),
+            "worst_class": worst_entry(self.per_class),
+            "collapsed": self.collapse.to_dict(),
+            "class_weights": dict(self.class_weights),
             "cost": dict(self.cost),
             "attempt": self.attempt,
             "iterations": self.iterations,
@@ -134,14 +154,20 @@ class StudyView:
         """How many trials are in one of the states."""
         return sum(trial.state in states for trial in self.trials)
 
+    @property
+    def warnings(self) -> list[str]:
+        """Sentences on classes that the trials did not learn (:func:`collapsed_classes`)."""
+        return collapsed_classes([trial for trial in self.trials if trial.state == COMPLETE], self.front)
+
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for ``nasseg show --json``: ``trials`` and the numbers of the ``front``."""
+        """Plain data for ``nasseg show --json``: ``trials``, the numbers of the ``front``, ``warnings``."""
         fidelity = float(self.config.get("fidelity", 1.0))
         return {
             "path": str(self.path),
             "objectives": dict(self.objectives),
             "trials": [trial.to_dict(fidelity) for trial in self.trials],
             "front": [trial.number for trial in self.front],
+            "warnings": self.warnings,
         }
 
 
@@ -197,6 +223,9 @@ def view_trial(trial: FrozenTrial, *, driven: bool = True) -> TrialView | None:
         cost=candidate.get("cost", {}),
         metrics={k: v for k, v in result.get("metrics", {}).items() if isinstance(v, (int, float))},
         per_class=result.get("per_class", {}),
+        unpredicted=None if result.get("unpredicted") is None else tuple(result["unpredicted"]),
+        class_weights=result.get("class_weights", {}),
+        resolved=result.get("settings", {}),
         protocol=result.get("protocol", {}),
         environment=result.get("environment", {}),
         values=tuple(trial.values) if trial.state == TrialState.COMPLETE and trial.values is not None else None,
@@ -216,7 +245,14 @@ def answered(duplicate: TrialView, original: TrialView | None) -> TrialView:
     """A duplicate with what its original reached."""
     if original is None:
         return duplicate
-    return replace(duplicate, metrics=original.metrics, per_class=original.per_class, protocol=original.protocol)
+    return replace(
+        duplicate,
+        metrics=original.metrics,
+        per_class=original.per_class,
+        unpredicted=original.unpredicted,
+        class_weights=original.class_weights,
+        protocol=original.protocol,
+    )
 
 
 def view_trials(
@@ -237,6 +273,43 @@ def view_trials(
     for index in pareto_front([views[i].values or () for i in able], directions):
         views[able[index]] = replace(views[able[index]], on_front=True)
     return tuple(views)
+
+
+def collapsed_classes(complete: Sequence[TrialView], front: Sequence[TrialView]) -> list[str]:
+    """Sentences on what the numbers by class give away and an mIoU hides; empty where there is nothing to say.
+
+    Args:
+        complete: the trials that were measured.
+        front: those of them on the Pareto front.
+
+    Returns:
+        A sentence for each class with an IoU below :data:`nasseg.training.collapse.LOW` in half of the trials or in one of the front, one
+        on the trials that predict a single class, and one on what to set.
+    """
+    low: dict[str, list[TrialView]] = {}
+    for trial in complete:
+        for name in trial.collapse.classes:
+            low.setdefault(name, []).append(trial)
+    on_front = {trial.number for trial in front}
+    sentences = []
+    for name, trials in sorted(low.items(), key=lambda item: -len(item[1])):
+        there = sum(trial.number in on_front for trial in trials)
+        if there or 2 * len(trials) >= len(complete):
+            never = sum(name in trial.collapse.never for trial in trials)
+            said = "" if not never else ", never predicted" if never == len(trials) else f", never predicted in {never} of them"
+            whole = f", {there} of {len(on_front)} on the front" if on_front else ""
+            sentences.append(f"{name}: IoU below {LOW:g} % in {len(trials)} of {len(complete)} trials{whole}{said}")
+    if len(sentences) > MOST_NAMED:
+        sentences[MOST_NAMED:] = [f"and {len(sentences) - MOST_NAMED} more classes"]
+    single = [f"trial {trial.number} ({trial.collapse.single})" for trial in complete if trial.collapse.single is not None]
+    if single:
+        more = f" and {len(single) - MOST_NAMED} more" if len(single) > MOST_NAMED else ""
+        sentences.append(f"every pixel is given to one class by {', '.join(single[:MOST_NAMED])}{more}")
+    if not sentences:
+        return []
+    first = next(trial for trial in (*front, *complete) if trial.collapse)
+    todo = advice(first.resolved, first.class_weights)
+    return [*sentences, *([f"to learn them: {todo} (a study with other settings needs another --out)"] if todo else [])]
 
 
 def load_optuna(storage: optuna.storages.BaseStorage) -> optuna.Study | None:

@@ -119,9 +119,10 @@ class TrainingConfig(BaseModel):
         default=4.0, gt=0, description="logits of both are divided by this before they are compared (Hinton et al., 1503.02531)"
     )
     distill_ignored: bool = Field(default=False, description="learn from the teacher where the mask says 255, too; padding included")
-    class_weights: Literal["none", "sqrt_median_frequency"] = Field(
+    class_weights: Literal["none", "sqrt_median_frequency", "auto"] = Field(
         default="none",
-        description="weights of classes in the loss; sqrt_median_frequency: sqrt(clip(median frequency / frequency, 0.3, 5)) over train",
+        description="weights of classes in the loss; sqrt_median_frequency: sqrt(clip(median frequency / frequency, 0.3, 5)) over train; "
+        "auto: that where a class has less than half of an equal share of train's pixels, else none",
     )
     label_smoothing: float = Field(default=0.0, ge=0, lt=1, description="share of each pixel's target spread over all classes")
     drop_path: float = Field(

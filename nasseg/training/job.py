@@ -5,12 +5,14 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
+from nasseg.data.class_weights import ClassWeights, weigh_classes
 from nasseg.data.dataset import DataSet
 from nasseg.data.layouts import open_data
 from nasseg.data.loader import train_batches
@@ -30,7 +32,7 @@ from nasseg.training.distributed import ALONE, OwnFailure, PeerLost, World, peer
 from nasseg.training.environment import stamp
 from nasseg.training.evaluate import evaluate_splits
 from nasseg.training.loop import Loop, Outcome
-from nasseg.training.losses import SegmentationLoss, build_loss
+from nasseg.training.losses import SegmentationLoss
 from nasseg.training.metrics import Metrics
 from nasseg.training.microbatch import out_of_memory
 from nasseg.training.objectives import check_metrics
@@ -123,15 +125,18 @@ class Job:
             **({} if self.teacher is None else {"teacher": dict(self.teacher.identity)}),
         }
 
+    @cached_property
+    def class_weights(self) -> ClassWeights:
+        """The weights of classes in the loss, from train's masks."""
+        return weigh_classes(self.config.class_weights, self.data)
+
     def loss(self) -> SegmentationLoss | DistillationLoss:
         """The loss the configuration names, with class weights counted on train, and with a teacher's share where there is one."""
         config = self.config
-        task = build_loss(
+        task = SegmentationLoss(
             config.loss,
-            class_weights=config.class_weights,
+            class_weights=self.class_weights.weights,
             label_smoothing=config.label_smoothing,
-            split=self.data.split("train"),
-            num_classes=self.data.num_classes,
             aux_weight=config.aux_loss,
             average=config.loss_average,
         )
@@ -254,6 +259,8 @@ class Job:
             metrics={} if metrics is None else dict(metrics.values),
             protocol={} if metrics is None else {**metrics.protocol, "iteration": outcome.measured_at},
             per_class={} if metrics is None else dict(metrics.per_class),
+            unpredicted=None if metrics is None or metrics.unpredicted is None else list(metrics.unpredicted),
+            class_weights=self.class_weights.to_dict(self.data.classes),
             iterations=outcome.iterations,
             seconds=outcome.seconds,
             settings=self.config.model_dump(),

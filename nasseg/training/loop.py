@@ -251,6 +251,7 @@ class Loop:
                 "iteration": self.kept.iteration,
                 "metrics": dict(self.kept.metrics.values),
                 "per_class": dict(self.kept.metrics.per_class),
+                **({} if self.kept.metrics.unpredicted is None else {"unpredicted": list(self.kept.metrics.unpredicted)}),
                 "protocol": dict(self.kept.metrics.protocol),
             }
             write_atomic(path.with_name(MEASURED), json.dumps(measured, indent=2) + "\n")

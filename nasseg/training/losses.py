@@ -1,4 +1,4 @@
-"""The loss of a segmentation run, and the weights of its classes.
+"""The loss of a segmentation run.
 
 It takes logits (B, K, h, w) of any size and targets (B, H, W) of class numbers with 255 for pixels that do not count; logits are resized
 to the targets' size first (bilinear, corners not aligned), as mmsegmentation trains.
@@ -6,16 +6,13 @@ to the targets' size first (bilinear, corners not aligned), as mmsegmentation tr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
 
-from nasseg.data.dataset import Split
-from nasseg.data.statistics import class_counts
 from nasseg.training import terms
 from nasseg.training.mixture import parse_mixture
 
@@ -106,48 +103,3 @@ class SegmentationLoss(nn.Module):
 def resized(logits_BKhw: Tensor, target_BHW: Tensor) -> Tensor:
     """Logits in float32 at the targets' size."""
     return F.interpolate(logits_BKhw.float(), size=target_BHW.shape[-2:], mode="bilinear", align_corners=False)
-
-
-def build_loss(
-    kind: str,
-    *,
-    class_weights: str,
-    label_smoothing: float,
-    split: Split,
-    num_classes: int,
-    aux_weight: float = 0.0,
-    average: str = "counted",
-) -> SegmentationLoss:
-    """The loss a configuration names; class weights come from the training split's masks."""
-    weigh: dict[str, Callable[[], Sequence[float] | None]] = {
-        "none": lambda: None,
-        "sqrt_median_frequency": lambda: sqrt_median_frequency(*class_pixels(split, num_classes)),
-    }
-    return SegmentationLoss(
-        kind, class_weights=weigh[class_weights](), label_smoothing=label_smoothing, aux_weight=aux_weight, average=average
-    )
-
-
-def sqrt_median_frequency(pixels: Sequence[int], seen_in: Sequence[int]) -> list[float]:
-    """w_c = sqrt(clip(median(f) / f_c, 0.3, 5)), f_c = pixels of c / counted pixels of the images that hold c.
-
-    Median frequency balancing of Eigen & Fergus (1411.4734, section 6.3.2), its range cut and its contrast halved on the log scale, so that
-    rare classes are learnt in a short run and common ones are not lost. A class that no image holds gets the largest weight; the median is
-    over the others.
-    """
-    with np.errstate(divide="ignore", invalid="ignore"):
-        frequency = np.asarray(pixels, dtype=np.float64) / np.asarray(seen_in, dtype=np.float64)
-    present = np.asarray(pixels) > 0
-    ratio = np.full(len(pixels), np.inf)
-    ratio[present] = np.median(frequency[present]) / frequency[present]
-    return [float(w) for w in np.sqrt(np.clip(ratio, 0.3, 5.0))]
-
-
-def class_pixels(split: Split, num_classes: int) -> tuple[list[int], list[int]]:
-    """(pixels of each class, counted pixels of the images that hold it) over a split, by :func:`~nasseg.data.statistics.class_counts`.
-
-    Raises :class:`~nasseg.errors.DataError` where no pixel of the split counts.
-    """
-    counts_NK = class_counts(split, num_classes)
-    images_N1 = counts_NK.sum(axis=1, dtype=np.int64, keepdims=True)
-    return counts_NK.sum(axis=0, dtype=np.int64).tolist(), np.where(counts_NK > 0, images_N1, 0).sum(axis=0).tolist()

@@ -22,14 +22,16 @@ class Metrics:
     """Measured numbers and how they were measured.
 
     ``values`` by name (:mod:`nasseg.metric`) in percent: ``miou``, ``macc``, ``aacc``, what else was asked for; with ``_split`` behind for
-    further splits. ``per_class`` and ``boundary_per_class`` map class name to IoU in percent; a class whose union is empty is
-    absent. ``confusion`` are the pixels behind them, int64, row: true class, column: predicted class; it does not go into :meth:`to_dict`.
+    further splits. ``per_class`` and ``boundary_per_class`` map class name to IoU in percent; a class whose union is empty is absent.
+    ``unpredicted`` names the classes that the masks hold and no pixel was given to (None: not known). ``confusion`` are the pixels behind
+    them, int64, row: true class, column: predicted class; it does not go into :meth:`to_dict`.
     """
 
     values: Mapping[str, float]
     per_class: Mapping[str, float] = field(default_factory=dict)
     protocol: Mapping[str, Any] = field(default_factory=dict)
     boundary_per_class: Mapping[str, float] = field(default_factory=dict)
+    unpredicted: tuple[str, ...] | None = None
     confusion: NDArray[np.int64] | None = field(default=None, compare=False, repr=False)
 
     @property
@@ -84,13 +86,15 @@ class Metrics:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data; :meth:`from_dict` gives it back."""
-        plain = {"values": dict(self.values), "per_class": dict(self.per_class), "protocol": dict(self.protocol)}
-        return {**plain, "boundary_per_class": dict(self.boundary_per_class)} if self.boundary_per_class else plain
+        plain: dict[str, Any] = {"values": dict(self.values), "per_class": dict(self.per_class), "protocol": dict(self.protocol)}
+        plain |= {"boundary_per_class": dict(self.boundary_per_class)} if self.boundary_per_class else {}
+        return plain if self.unpredicted is None else {**plain, "unpredicted": list(self.unpredicted)}
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> Self:
         """The inverse of :meth:`to_dict`."""
-        return cls(**raw)
+        unpredicted = raw.get("unpredicted")
+        return cls(**{**raw, "unpredicted": None if unpredicted is None else tuple(unpredicted)})
 
 
 class SegmentationMetrics:
@@ -144,5 +148,6 @@ class SegmentationMetrics:
                 "aacc": float(100 * right.sum() / true.sum()),
             },
             per_class={name: float(iou[c]) for c, name in enumerate(self.classes) if union[c] > 0},
+            unpredicted=tuple(name for c, name in enumerate(self.classes) if true[c] > 0 and predicted[c] == 0),
             confusion=self.matrix.cpu().numpy().copy(),
         )

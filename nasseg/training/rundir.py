@@ -24,6 +24,7 @@ from typing import Any, Self
 import safetensors.torch
 from safetensors import SafetensorError
 
+from nasseg.data.class_weights import NONE, weigh_classes
 from nasseg.data.layouts import open_data
 from nasseg.errors import BundleError, ConfigError, NassegError, RunFailed, StudyError
 from nasseg.files import dump_yaml, read_json_or_none, read_yaml
@@ -264,6 +265,7 @@ def describe(trial: Trial) -> dict[str, Any]:
         "trainer": trial.trainer,
         "settings": settings,
         **({} if teacher is None else {"teacher": teacher}),
+        **({} if config.class_weights == NONE else {"class_weights": weigh_classes(config.class_weights, data).to_dict(data.classes)}),
         "data": data.spec,
         "data_fingerprint": data.fingerprint,
         "splits": {name: len(split) for name, split in data.splits.items()},

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, Protocol, Self
 
@@ -85,8 +85,9 @@ class Result:
 
     ``metrics`` are numbers by name (:mod:`nasseg.metric`): ``miou``, ``macc``, ``aacc`` in percent on the validation split, the same with a
     split's name behind (``miou_holdout``) on others. ``protocol`` says how they were measured. ``per_class`` maps class name to IoU in
-    percent (absent where the union is empty). ``checkpoint`` is the best model's weights file, if one was written. ``environment`` is
-    :func:`nasseg.training.environment.stamp`'s.
+    percent (absent where the union is empty), ``unpredicted`` names the classes of val's masks that no pixel was given to (None: not
+    known). ``class_weights`` are those of the loss: the ``rule`` that was followed, and the ``weights`` by name. ``checkpoint`` is the best
+    model's weights file, if one was written. ``environment`` is :func:`nasseg.training.environment.stamp`'s.
     """
 
     COMPLETE: ClassVar[str] = "complete"
@@ -96,6 +97,8 @@ class Result:
     metrics: Mapping[str, float] = field(default_factory=dict)
     protocol: Mapping[str, Any] = field(default_factory=dict)
     per_class: Mapping[str, float] = field(default_factory=dict)
+    unpredicted: Sequence[str] | None = None
+    class_weights: Mapping[str, Any] = field(default_factory=dict)
     iterations: int = 0
     seconds: float = 0.0
     settings: Mapping[str, Any] = field(default_factory=dict)

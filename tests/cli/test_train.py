@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import signal
@@ -14,11 +15,12 @@ from kits_trainer import DATA, TINY, call
 from rich.console import Console
 
 from nasseg.cli import run_view, target
-from nasseg.cli.run_view import RunView, bar, result_table, stop_switch
+from nasseg.cli.run_view import RunView, bar, collapse_lines, result_table, stop_switch
 from nasseg.cli.target import Asked, natural_size, trial_of
 from nasseg.errors import ConfigError
 from nasseg.genes.presets import preset
 from nasseg.search.store import Picked
+from nasseg.training.collapse import Collapse
 from nasseg.training.curves import read_log
 from nasseg.training.rundir import RunDir
 
@@ -188,6 +190,19 @@ def test_natural_size(given: str, size: tuple[int, int]) -> None:
 
 def test_bars() -> None:
     assert [bar(p) for p in (0, 100, 50, 2.5, 0.7, 120, -3)] == ["", "█" * 20, "█" * 10, "▌", "▏", "█" * 20, ""]
+
+
+def test_the_table_ends_with_the_worst_class_and_warnings_say_what_to_set() -> None:
+    console = Console(width=140, color_system=None, record=True, file=io.StringIO())
+    console.print(result_table({"miou": 30.0}, {"a": 60.0, "b": 0.0}, ("a", "b")))
+    assert "worst class: b   0.00" in console.export_text()
+    lines = collapse_lines(Collapse.of({"a": 60.0, "b": 0.0}, ["b"]), {"class_weights": "none", "iterations": 10}, {})
+    said = [str(line) for line in lines]
+    assert said[:2] == ["warning: every pixel is given to a: the network tells no classes apart", "warning: never predicted: b"]
+    assert said[2:] == ["warning: to learn them: --set trainer.class_weights=sqrt_median_frequency"]
+    assert collapse_lines(Collapse.of({"a": 60.0, "b": 10.0}, []), {}, {}) == []
+    done = {"balance": 0.5, "class_weights": "sqrt_median_frequency"}
+    assert len(collapse_lines(Collapse.of({"a": 60.0, "b": 0.0}, []), done, {})) == 1
 
 
 def test_table_has_a_dash_where_the_union_is_empty() -> None:

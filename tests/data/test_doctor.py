@@ -51,6 +51,7 @@ def test_json(tmp_path: Path) -> None:
         "text": f"no mask in {root.resolve()}/train/masks for a_1; a mask has its image's name and ends in .png",
         "count": 1,
         "files": ["a_1"],
+        "settings": [],
     }
     assert plain["splits"]["train"]["images"] == 4
     assert plain["splits"]["train"]["masks"] == 3
@@ -91,8 +92,8 @@ def test_everything_wrong_at_once(tmp_path: Path) -> None:
         finding = found(diagnosis, kind)
         assert (finding.level, finding.split, finding.files) == ("error", "train", (file,)), kind
     assert (
-        "labels 3, 4, 5, 6, 7, 8, but there are 3 classes (0…2, 255 ignored), for example i6"
-        in found(diagnosis, "labels outside the classes").text
+        found(diagnosis, "labels outside the classes").text
+        == f"labels 3, 4, 5, 6, 7, 8 are out of range 0…2 (255 is ignored); used by 1 image, first {masks.resolve()}/i6.png"
     )
     assert "convert its colours to class numbers" in found(diagnosis, "mask with several channels").text
     assert found(diagnosis, "mask is no PNG").level == "note"
@@ -152,6 +153,57 @@ def test_labels_from_one(tmp_path: Path) -> None:
     assert cured.classes == ("class_0", "class_1", "class_2")
     (root / "classes.json").write_text(json.dumps(["a", "b", "c"]))
     assert found(examine(str(root)), "labels look one too high").level == "error"
+    assert examine(f"{root}?relabel=reduce_zero").findings == ()
+
+
+WRONG = {
+    # 1 written as 3 in every mask: 0, 2, 3 are used.
+    "a mistake": (
+        ["a", "b", "c"],
+        lambda k: np.where(mask(k) == 1, 3, mask(k)),
+        "label 3 is out of range 0…2 (255 is ignored); used by 4 images, first {}/train/masks/a_1.png; "
+        "no mask holds 1 (b): if 3 was written for it, set ?relabel=3:1",
+        "?relabel=3:1",
+    ),
+    # 1 written as 3 in one mask of six: all of 0…3 are used.
+    "a mistake in one mask": (
+        ["a", "b", "c"],
+        lambda k: np.where(mask(k) == 1, 3, mask(k)) if k == 2 else mask(k),
+        "label 3 is out of range 0…2 (255 is ignored); used by 1 image, first {}/train/masks/b_1.png",
+        "?relabel=3:1",
+    ),
+    "a far mistake": (
+        ["a", "b", "c"],
+        lambda k: np.where(mask(k) == 2, 7, mask(k)),
+        "label 7 is out of range 0…2 (255 is ignored); used by 4 images, first {}/train/masks/a_1.png; "
+        "no mask holds 2 (c): if 7 was written for it, set ?relabel=7:2",
+        "?relabel=7:2",
+    ),
+    "a class too many behind a background": (
+        ["background", "b", "c"],
+        lambda k: mask(k, classes=4),
+        "label 3 is out of range 0…2 (255 is ignored); used by 4 images, first {}/train/masks/a_1.png",
+        "?relabel=3:255",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_label_out_of_range_is_named_with_its_images_and_not_called_a_shift(tmp_path: Path, case: str) -> None:
+    classes, labels, text, cure = WRONG[case]
+    root = write_tree(tmp_path, labels=lambda k: labels(k).astype(np.uint8))
+    (root / "classes.json").write_text(json.dumps(classes))
+    diagnosis = examine(str(root))
+    assert {finding.kind for finding in diagnosis.errors} == {"labels outside the classes"}
+    assert found(diagnosis, "labels outside the classes", "train").text == text.format(root.resolve())
+    assert examine(f"{root}{cure}").errors == ()
+
+
+def test_labels_of_a_background_that_is_no_class(tmp_path: Path) -> None:
+    root = write_tree(tmp_path, labels=lambda k: mask(k, classes=4))
+    (root / "classes.json").write_text(json.dumps(["a", "b", "c"]))
+    text = found(examine(str(root)), "labels look one too high").text
+    assert text.startswith("labels run from 0 to 3 for 3 classes (0…2): if 0 is background or void, set ?relabel=reduce_zero")
     assert examine(f"{root}?relabel=reduce_zero").findings == ()
 
 

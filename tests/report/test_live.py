@@ -78,6 +78,26 @@ def test_the_table_of_a_search() -> None:
     assert "trial 4 lost its worker: killed; it is tried again" in lines
 
 
+def test_classes_that_are_not_learnt_are_shown_while_the_search_runs() -> None:
+    made, console = screen(terminal=True)
+    made(Event(kind="complete", trial=trial(0, "complete", per_class={"soil": 90.0, "crop": 30.0}, unpredicted=())))
+    head, first = shown(made)[1:3]
+    assert head.split()[-4:] == ["mIoU", "worst", "class", "state"]
+    assert "crop 30.00" in first
+    assert not any("IoU below" in line for line in shown(made))
+    made(Event(kind="complete", trial=trial(1, "complete", per_class={"soil": 90.0, "crop": 0.0}, unpredicted=("crop",))))
+    lines = shown(made)
+    assert "crop: IoU below 1 % in 1 of 2 trials, 0 of 1 on the front, never predicted" in lines
+    assert "every pixel is given to one class by trial 1 (soil)" in lines
+    assert any(line.startswith("to learn them: --set trainer.class_weights=") for line in lines)
+    # A terminal without the room has the sentences alone.
+    console.width = 80
+    assert "worst" not in shown(made)[1]
+    later, _ = screen(terminal=True)
+    later.begin((trial(1, "complete", per_class={"soil": 90.0, "crop": 0.0}, unpredicted=("crop",)),))
+    assert any(line.startswith("crop: IoU below 1 %") for line in shown(later))
+
+
 def test_rows_are_cut_to_the_screen() -> None:
     made, _ = screen(terminal=True, trials=50, height=16)
     for number in range(40):

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from nasseg.metric import label_of
-from nasseg.report.pareto import count, front_table, percent, reason_of, shown_settings, summary, trial_table
+from nasseg.report.pareto import count, front_table, percent, reason_of, shown_settings, summary, trial_table, warning_lines, worst_cell
 from nasseg.search.view import StudyView, TrialView
 
 
@@ -44,6 +44,20 @@ def test_all_trials_as_a_table() -> None:
     assert lines[3].split()[:-3] == failed
     assert lines[4].endswith("duplicate  as trial 0")
     assert "lr 0.00123 loss ohem  rejected   over budget: macs 2.00G > 1.50G" in lines[5]
+
+
+def test_the_worst_class_stands_beside_the_mean() -> None:
+    study = view(
+        trial(0, on_front=True, per_class={"soil": 90.0, "crop": 55.5}, unpredicted=()),
+        trial(1, on_front=True, per_class={"soil": 90.0, "a class with a long name": 0.25}, unpredicted=()),
+        trial(2, "failed", reason="no luck"),
+    )
+    lines = printed(front_table(study))
+    assert lines[1].split() == ["#", "mIoU", "worst", "class", "MACs", "params", "origin", "genes"]
+    assert [" ".join(line.split()[2:-5]) for line in lines[2:]] == ["a class with… 0.25", "crop 55.50"]
+    assert "  –  1.50G" in printed(trial_table(study, study.trials))[3]
+    assert [worst_cell(each).style for each in study.trials] == ["", "red", ""]
+    assert [str(line) for line in warning_lines(["weed: IoU 0"])] == ["warning: weed: IoU 0"]
 
 
 def test_front_as_a_table() -> None:

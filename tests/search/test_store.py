@@ -37,7 +37,8 @@ def store_of(folder: Path) -> Store:
 def result(genotype: object) -> Result:
     metrics = {"miou": fake_miou(genotype), "aacc": 90.0, "miou_holdout": 1.5}  # type: ignore[arg-type]
     return Result(
-        status=Result.COMPLETE, metrics=metrics, per_class={"road": 80.0}, protocol={"split": "val"}, iterations=7, seconds=0.5,
+        status=Result.COMPLETE, metrics=metrics, per_class={"road": 80.0, "sign": 0.0}, unpredicted=["sign"],
+        class_weights={"rule": "auto", "weights": {"sign": 2.0}}, protocol={"split": "val"}, iterations=7, seconds=0.5,
         environment={"torch": "2"},
     )  # fmt: skip
 
@@ -65,7 +66,10 @@ def test_one_row_a_finished_trial(tmp_path: Path) -> None:
         if trial.state == "complete":
             assert row["miou"] == trial.metrics["miou"]
             assert row["miou_holdout"] == 1.5
-            assert json.loads(row["per_class"]) == {"road": 80.0}
+            assert json.loads(row["per_class"]) == {"road": 80.0, "sign": 0.0}
+            assert (row["worst_class"], row["worst_class_iou"]) == ("sign", 0.0)
+            assert json.loads(row["unpredicted"]) == ["sign"]
+            assert json.loads(row["class_weights"]) == {"rule": "auto", "weights": {"sign": 2.0}}
             assert json.loads(row["protocol"]) == {"split": "val"}
             assert json.loads(row["environment"]) == {"torch": "2"}
             assert (row["iterations"], row["seconds"], row["attempt"], row["reason"]) == (7, 0.5, 1, None)
@@ -75,6 +79,16 @@ def test_one_row_a_finished_trial(tmp_path: Path) -> None:
         else:
             assert row["miou"] is None
             assert row["reason"].startswith("over budget")
+
+
+def test_a_file_of_an_older_nasseg_gets_the_columns_it_lacks(tmp_path: Path) -> None:
+    study = searched(tmp_path)
+    view = study.view()
+    store_of(tmp_path).open(view)
+    whole = pq.read_table(tmp_path / "results.parquet")
+    pq.write_table(whole.drop_columns(["worst_class", "worst_class_iou", "unpredicted", "class_weights"]), tmp_path / "results.parquet")
+    assert store_of(tmp_path).open(view) == view.count("complete", "duplicate")
+    assert pq.read_table(tmp_path / "results.parquet").equals(whole)
 
 
 def test_rows_are_added_as_they_come_and_written_now_and_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -37,7 +38,7 @@ def test_json_of_a_study(tmp_path: Path) -> None:
     study.tell(second.number, Result(status=Result.FAILED, reason="no luck"))
     study.propose()
     out = study.view().to_dict()
-    assert set(out) == {"path", "objectives", "trials", "front"}
+    assert set(out) == {"path", "objectives", "trials", "front", "warnings"}
     assert out["front"] == [first.number]
     by_number = {trial["number"]: trial for trial in out["trials"]}
     told = by_number[first.number]
@@ -53,6 +54,61 @@ def test_json_of_a_study(tmp_path: Path) -> None:
             assert trial["reason"].startswith("over budget: macs ")
             assert trial["miou"] is None
             assert trial["macs"] > 1e8
+
+
+def measured(number: int, per_class: dict[str, float], unpredicted: tuple[str, ...] | None = (), **more: Any) -> TrialView:
+    return TrialView(
+        number=number, state="complete", origin="sampler", values=(50.0,), per_class=per_class, unpredicted=unpredicted, **more
+    )
+
+
+def study_of(*trials: TrialView) -> StudyView:
+    return StudyView(path=Path("results/x"), trials=trials, objectives={"miou": "max"})
+
+
+def test_classes_that_no_trial_learnt_are_named() -> None:
+    collapsed = {"soil": 90.0, "crop": 55.0, "weed": 0.0}
+    trials = [measured(n, collapsed, ("weed",), on_front=n == 2, resolved={"class_weights": "none", "iterations": 240}) for n in range(4)]
+    found = study_of(*trials).warnings
+    assert found[0] == "weed: IoU below 1 % in 4 of 4 trials, 1 of 1 on the front, never predicted"
+    wanted = "--set trainer.class_weights=sqrt_median_frequency (a study with other settings needs another --out)"
+    assert found[1] == f"to learn them: {wanted}"
+    assert len(found) == 2
+    as_json = study_of(*trials).to_dict()
+    assert as_json["warnings"] == found
+    assert as_json["trials"][0]["worst_class"] == {"name": "weed", "iou": 0.0}
+    assert as_json["trials"][0]["collapsed"] == {"single": None, "never": ["weed"], "low": {}}
+
+
+def test_half_of_the_trials_or_one_of_the_front_is_warned_of() -> None:
+    good, bad = {"soil": 90.0, "weed": 40.0}, {"soil": 90.0, "weed": 0.5}
+    assert study_of(measured(0, good), measured(1, bad), measured(2, good)).warnings == []
+    assert study_of(measured(0, good), measured(1, bad)).warnings[0] == "weed: IoU below 1 % in 1 of 2 trials"
+    front = study_of(measured(0, good, on_front=True), measured(1, bad, on_front=True), measured(2, good))
+    assert front.warnings[0] == "weed: IoU below 1 % in 1 of 3 trials, 1 of 2 on the front"
+    mixed = study_of(measured(0, {**good, "weed": 0.0}, ("weed",)), measured(1, bad))
+    assert mixed.warnings[0] == "weed: IoU below 1 % in 2 of 2 trials, never predicted in 1 of them"
+
+
+def test_networks_of_one_class_are_named() -> None:
+    one = {"soil": 70.0, "crop": 0.0}
+    trials = [measured(n, one if n < 7 else {"soil": 90.0, "crop": 50.0}, ("crop",) if n < 7 else ()) for n in range(20)]
+    first, _ = study_of(*trials).warnings
+    assert (
+        first
+        == "every pixel is given to one class by trial 0 (soil), trial 1 (soil), trial 2 (soil), trial 3 (soil), trial 4 (soil) and 2 more"
+    )
+
+
+def test_no_more_classes_are_named_than_fit() -> None:
+    found = study_of(measured(0, {**{f"c{n}": 0.0 for n in range(8)}, "soil": 90.0})).warnings
+    assert found[5] == "and 3 more classes"
+    assert len(found) == 7
+
+
+def test_results_of_an_older_nasseg_are_read_without_what_was_predicted() -> None:
+    (first, _) = study_of(measured(0, {"soil": 90.0, "weed": 0.0}, None)).warnings
+    assert first == "weed: IoU below 1 % in 1 of 1 trials"
 
 
 def test_a_duplicate_shows_what_answered_it(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ class TestProxy(TrainerContract):
 
 def test_defaults_are_those_measured_to_tell_candidates_apart() -> None:
     config = Proxy().config
-    assert (config.lr, config.backbone_lr_scale, config.class_weights) == (3e-3, 0.2, "sqrt_median_frequency")
+    assert (config.lr, config.backbone_lr_scale, config.class_weights) == (3e-3, 0.2, "auto")
     assert (config.threads, config.cache, config.masks, config.keep) == (1, True, "resized", "last")
     # Six passes over 266 to 367 images come to 200 to 275 iterations.
     assert 200 <= config.iterations * config.batch_size / 8 <= 275

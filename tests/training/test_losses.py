@@ -1,43 +1,14 @@
-"""Losses against torch's own and against sums by hand; class weights by hand."""
+"""Losses against torch's own and against sums by hand."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
-from math import sqrt
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
 
-from nasseg.data.dataset import Sample, Split
-from nasseg.errors import DataError
-from nasseg.training.losses import SegmentationLoss, build_loss, class_pixels, sqrt_median_frequency
+from nasseg.training.losses import SegmentationLoss
 from nasseg.training.mixture import NAMED, TERMS
-
-
-class Masks(Split):
-    """A split of given masks over black images; counts how often it is read."""
-
-    def __init__(self, masks: Sequence[np.ndarray], key: str = "masks") -> None:
-        self.name = "train"
-        self.masks = masks
-        self.ids = tuple(str(i) for i in range(len(masks)))
-        self.reads = 0
-        self._key = key
-
-    @property
-    def key(self) -> str:
-        return self._key
-
-    def read(self, index: int) -> Sample:
-        self.reads += 1
-        mask = np.asarray(self.masks[index], dtype=np.uint8)
-        return Sample(np.zeros((*mask.shape, 3), dtype=np.uint8), mask)
-
-    def subset(self, indices: Sequence[int], name: str) -> Split:
-        return Masks([self.masks[i] for i in indices], self._key + name)
 
 
 def batch(seed: int = 0, ignored: float = 0.2) -> tuple[torch.Tensor, torch.Tensor]:
@@ -166,55 +137,12 @@ def test_loss_is_computed_in_float32() -> None:
     assert SegmentationLoss()(logits.to(torch.bfloat16), target).dtype == torch.float32
 
 
-def test_class_weights_by_hand() -> None:
-    # f = 80/100, 10/100, 10/20 (class 2 lies in one image of 20 counted pixels), 1/100; class 4 never. Median of four: (.1 + .5) / 2 = .3.
-    weights = sqrt_median_frequency([80, 10, 10, 1, 0], [100, 100, 20, 100, 0])
-    assert weights == pytest.approx([sqrt(0.375), sqrt(3.0), sqrt(0.6), sqrt(5.0), sqrt(5.0)])
-    assert sqrt_median_frequency([990, 5, 5], [1000, 1000, 1000])[0] == pytest.approx(sqrt(0.3))
-
-
-def test_class_pixels_are_counted_once_and_remembered() -> None:
-    split = Masks([np.array([[0, 0, 1], [255, 255, 2]]), np.array([[0, 255]])], key="counted once")
-    assert class_pixels(split, 4) == ([3, 1, 1, 0], [5, 4, 4, 0])
-    assert class_pixels(split, 4) == ([3, 1, 1, 0], [5, 4, 4, 0])
-    assert split.reads == 2
-    other = Masks([np.array([[1]])], key="other content")
-    assert class_pixels(other, 4) == ([0, 1, 0, 0], [0, 1, 0, 0])
-
-
-def test_a_torn_memory_is_counted_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("NASSEG_CACHE", str(tmp_path))
-    split = Masks([np.array([[0, 1]])])
-    first = class_pixels(split, 2)
-    (found,) = (tmp_path / "class_counts").iterdir()
-    found.write_text("{torn")
-    assert class_pixels(split, 2) == first
-    assert split.reads == 2
-
-
-def test_masks_without_a_counted_pixel_are_refused() -> None:
-    with pytest.raises(DataError, match="every pixel of its 2 masks is 255"):
-        class_pixels(Masks([np.full((2, 2), 255)] * 2, key="empty"), 3)
-
-
-def test_build_loss_names_its_parts() -> None:
-    split = Masks([np.array([[0, 0, 0, 1]])], key="build")
-    plain = build_loss("ohem", class_weights="none", label_smoothing=0.1, split=split, num_classes=2)
-    assert (plain.kind, plain.weights_K, plain.label_smoothing, split.reads) == ("ohem", None, 0.1, 0)
-    weighted = build_loss("cross_entropy", class_weights="sqrt_median_frequency", label_smoothing=0.0, split=split, num_classes=2)
+def test_parts_are_named() -> None:
+    plain = SegmentationLoss("ohem", label_smoothing=0.1)
+    assert (plain.kind, plain.weights_K, plain.label_smoothing) == ("ohem", None, 0.1)
+    weighted = SegmentationLoss("cross_entropy", class_weights=(0.5, 2.0))
     assert weighted.weights_K is not None
-    assert weighted.weights_K.tolist() == pytest.approx([sqrt(0.5 / 0.75), sqrt(2.0)])
-
-
-@pytest.mark.shared
-def test_weights_of_camvid_are_the_published_ones(shared: Path) -> None:
-    """Frequencies of three classes as the data's own description lists them."""
-    from nasseg.data.layouts import open_data  # noqa: PLC0415  # only where the data are
-
-    split = open_data(f"camvid:{shared / 'data' / 'camvid'}").split("train")
-    pixels, _ = class_pixels(split, 11)
-    shares = np.asarray(pixels) / sum(pixels)
-    assert shares[[0, 2, 10]] == pytest.approx([0.175376, 0.010233, 0.003037], abs=2e-6)
+    assert weighted.weights_K.tolist() == [0.5, 2.0]
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])

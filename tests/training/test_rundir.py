@@ -56,13 +56,24 @@ def test_files(finished: Path) -> None:
 def test_run_yaml(finished: Path) -> None:
     facts = read_yaml(finished / "run.yaml")
     assert list(facts) == [
-        *("format", "trainer", "settings", "data", "data_fingerprint", "splits", "classes", "palette", "size", "in_chans", "mean", "std"),
-        *("seed", "weights", "pretrained", "environment"),
+        *("format", "trainer", "settings", "class_weights", "data", "data_fingerprint", "splits", "classes", "palette", "size"),
+        *("in_chans", "mean", "std", "seed", "weights", "pretrained", "environment"),
     ]
     assert (facts["format"], facts["trainer"], facts["data"], facts["size"], facts["seed"]) == (1, "full", DATA, [64, 64], 0)
     assert (facts["splits"], len(facts["classes"]), len(facts["palette"])) == ({"train": 8, "val": 4}, 11, 11)
     assert (facts["settings"]["iterations"], facts["settings"]["lr"]) == (3, 6e-4)
+    assert facts["settings"]["class_weights"] == "auto"
+    assert facts["class_weights"]["rule"] == "sqrt_median_frequency"
+    weights = facts["class_weights"]["weights"]
+    assert list(weights) == facts["classes"]
+    assert max(weights, key=weights.get) == "sign"
+    assert weights["road"] < 1 < weights["sign"]
     assert Genotype.load(finished / "genotype.yaml") == TINY
+
+
+def test_without_weights_none_are_written_down(tmp_path: Path) -> None:
+    run = RunDir.create(tmp_path / "Y", trial(settings={"class_weights": "none"}))
+    assert "class_weights" not in run.facts
 
 
 def test_reading(finished: Path) -> None:
