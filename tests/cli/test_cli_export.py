@@ -53,7 +53,7 @@ def test_export_prints_files_and_figures(bundle: Path):
     for word in ("genotype.yaml", "model.safetensors", "model.onnx", "model.pt2", "preprocessing.json", "README.md"):
         assert word in printed
     assert "100.000 %" in printed
-    assert "Compared with the trained module on 3 images of val, mIoU" in printed
+    assert "Compared with the module on 3 images of val, mIoU" in printed
     assert "on 2 of its validation images." in printed
     assert f"Bundle: {bundle}" in printed
 
