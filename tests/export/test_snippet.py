@@ -28,7 +28,8 @@ pytestmark = pytest.mark.xdist_group("snippet")
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "bundle.md"
 DATA = "synthetic:streets?seed=0&size=100x150&train=8&val=6"
-SETTINGS = {"iterations": 40, "batch_size": 4, "threads": 1, "device": "cpu", "ema": 0.0, "lr": 2e-2, "scale_low": 1.0, "scale_high": 1.5}
+SETTINGS = {"iterations": 40, "batch_size": 4, "threads": 1, "device": "cpu", "ema": 0.0, "lr": 2e-2, "scale_low": 1.0, "scale_high": 1.5,
+            "class_weights": "none"}  # fmt: skip
 SIZE = (60, 90)
 """The network's stride, 8, divides neither side: padded, its last cells reach beyond the image; unpadded they do not."""
 
