@@ -147,7 +147,7 @@ def test_genotypes_by_name(tmp_path: Path):
     assert read_genotype("csap") == preset("csap")
     preset("scaseg", "mit_b0").save(tmp_path / "a.yaml")
     assert read_genotype(str(tmp_path / "a.yaml")) == preset("scaseg", "mit_b0")
-    with pytest.raises(ConfigError, match="designs are segformer, segformer_mmseg, feedformer"):
+    with pytest.raises(ConfigError, match="designs are segformer, segformer_mmseg, segnext, feedformer"):
         read_genotype(str(tmp_path))
 
 
