@@ -12,9 +12,11 @@ from typing import Any
 
 from kits_published import State, hugging_face, mmseg_encoder, randomised, smp_segformer
 from references import reference
+from references.light_ham import LightHam
 from torch import Tensor, nn
 
 from nasseg.models.backbones.registry import create_backbone
+from nasseg.models.ham import fixed_bases
 from tests.models.backbones.test_checkpoint_names import mscan_authors
 
 SMALL = (32, 64, 160, 256)
@@ -59,6 +61,16 @@ def head_of(name: str, channels: Sequence[int], classes: int, width: int) -> nn.
     made = reference(name, channels, classes, width)
     assert isinstance(made, nn.Module)
     return randomised(made, seed=11)
+
+
+class SegNeXt(LightHam):
+    """The reference on the maps of strides 8 to 32, from the bases that ours starts from in eval mode (the original's are random)."""
+
+    def __init__(self, channels: Sequence[int], classes: int, width: int) -> None:
+        super().__init__(tuple(channels[1:]), width, classes)
+
+    def forward(self, maps: Maps) -> Tensor:  # type: ignore[override]
+        return super().forward(list(maps)[1:], fixed_bases(self.squeeze.conv.out_channels, 16)[None])
 
 
 @dataclass(frozen=True)
@@ -133,5 +145,13 @@ CASES = {
             "stage2.ffn_depthwise": False,
         },
         ((64, 128), (96, 160), (77, 173)),
+    ),
+    "segnext": Case(
+        "SegNeXt (LightHamHead)",
+        partial(mscan, mmseg=False),
+        lambda channels, classes, width: randomised(SegNeXt(channels, classes, width), seed=11),
+        {"fusion": "ham", "ham_rank": 16, "fusion_stride": 8, "stage4.attention": "none"},
+        (*EVEN, *ODD),
+        width=256,
     ),
 }

@@ -24,7 +24,9 @@ class Form:
     matches the pattern holds two matrices, one above the other, which get the two names. ``rules`` turn the decoder's names into ours.
     ``turned`` lists patterns of our names whose input channels run from the deepest map to the shallowest, ours the other way round: the
     maps that the fusion concatenates, or the inputs of a stage. ``dead``: patterns of names that are registered and never used by the
-    network in eval mode, with the reason. ``pad_multiple`` is what images are padded to inside, where no configuration says so.
+    network in eval mode, with the reason. ``said``: genes that no shape tells, by the attribute of the description that does; where the
+    file does not say, they are the design's on this encoder. ``remark`` is what a user should know of every network of this form.
+    ``pad_multiple`` is what images are padded to inside, where no configuration says so.
     """
 
     name: str
@@ -39,6 +41,8 @@ class Form:
     fixed: Mapping[str, Any] = field(default_factory=dict)
     turned: Mapping[str, str] = field(default_factory=dict)
     dead: Mapping[str, str] = field(default_factory=dict)
+    said: Mapping[str, str] = field(default_factory=dict)
+    remark: str = ""
     pad_multiple: int = 1
 
     @property
@@ -268,4 +272,26 @@ LINEAGE = (
     ),
 )
 
-FORMS: tuple[Form, ...] = (*SEGFORMER, *LINEAGE)
+HAMBURGER = MIX + "hamburger."
+SEGNEXT = Form(
+    name="SegNeXt (LightHamHead)",
+    preset="segnext",
+    sizes={"fusion_width": ("decode_head.squeeze.conv.weight", 0)},
+    classifier="decode_head.conv_seg.weight",
+    present=("decode_head.hamburger.ham_in.conv.weight",),
+    rules=(
+        Rule(r"decode_head\.squeeze\.conv" + LEAF, MIX + "conv.{leaf}"),
+        Rule(r"decode_head\.squeeze\.gn" + LEAF, MIX + "norm.{leaf}"),
+        Rule(r"decode_head\.hamburger\.ham_in\.conv" + LEAF, HAMBURGER + "enter.{leaf}"),
+        Rule(r"decode_head\.hamburger\.ham_out\.conv" + LEAF, HAMBURGER + "leave.{leaf}"),
+        Rule(r"decode_head\.hamburger\.ham_out\.gn" + LEAF, HAMBURGER + "norm.{leaf}"),
+        Rule(r"decode_head\.align\.conv" + LEAF, MIX + "align.{leaf}"),
+        Rule(r"decode_head\.align\.gn" + LEAF, MIX + "align_norm.{leaf}"),
+        Rule(r"decode_head\.conv_seg" + LEAF, CLASSIFIER + "{leaf}"),
+    ),
+    said={"ham_rank": "ham_rank"},
+    remark="the original starts its factorisation from random bases in every call; here they are fixed, so logits differ as its own do",
+    dead=AUXILIARY,
+)
+
+FORMS: tuple[Form, ...] = (*SEGFORMER, *LINEAGE, SEGNEXT)

@@ -63,7 +63,7 @@ class Published:
         tensors = dict(found.tensors)
         spec = describe_backbone(str(found.genotype.backbone), found.in_chans)
         genotype = _with_statistics(found.genotype, description, spec.mean, spec.std)
-        remarks = []
+        remarks = [found.form.remark] if found.form.remark else []
         if description.bgr:
             for key in found.input_convs:
                 tensors[key] = tensors[key].flip(1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -90,7 +91,7 @@ def _fit(form: Form, tensors: Mapping[str, Tensor], description: Description) ->
     encoder = read_encoder(inner)
     if isinstance(encoder, str):
         raise _Unfit(f"its encoder is {encoder}", float("inf"))
-    genotype = _genotype(form, tensors, encoder)
+    genotype = _genotype(form, tensors, encoder, description)
     classes = tensors[form.classifier].shape[0]
     try:
         with torch.device("meta"):
@@ -111,9 +112,13 @@ def _fit(form: Form, tensors: Mapping[str, Tensor], description: Description) ->
     return Recognised(form, genotype, classes, encoder.in_chans, filled, inputs, dropped)
 
 
-def _genotype(form: Form, tensors: Mapping[str, Tensor], encoder: Encoder) -> Genotype:
-    genes = {gene: tensors[key].shape[axis] for gene, (key, axis) in form.sizes.items()}
+def _genotype(form: Form, tensors: Mapping[str, Tensor], encoder: Encoder, description: Description) -> Genotype:
+    genes: dict[str, Any] = {gene: tensors[key].shape[axis] for gene, (key, axis) in form.sizes.items()}
     try:
+        if form.said:
+            published = preset(form.preset, encoder.name).flat()
+            said = {gene: getattr(description, attribute) for gene, attribute in form.said.items()}
+            genes |= {gene: published[gene] if value is None else value for gene, value in said.items()}
         return preset(form.preset).override({**form.fixed, **genes}).on(encoder.name)
     except ConfigError as error:
         raise _Unfit(f"its sizes are none of the search space: {'; '.join(map(str, error.problems))}", float("inf")) from error

@@ -1,4 +1,4 @@
-"""FeedFormer, MetaSeg, U-MixFormer: logits as those of the published structure, from weights under the published names."""
+"""FeedFormer, MetaSeg, SegNeXt, U-MixFormer: logits as those of the published structure, from weights under the published names."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ def test_logits_are_the_originals(name: str, tmp_path: Path) -> None:
             same_logits(head(encoder.maps(x_BCHW)), model(x_BCHW))
 
 
-@pytest.mark.parametrize("name", ["feedformer", "u_mixformer", "metaseg"])
+@pytest.mark.parametrize("name", ["feedformer", "u_mixformer", "metaseg", "segnext"])
 def test_the_fusion_width_is_told_from_the_weights(name: str, tmp_path: Path) -> None:
-    assert Published.open(saved(tmp_path, CASES[name], width=256)[0]).genotype.fusion_width == 256
+    assert Published.open(saved(tmp_path, CASES[name], width=192)[0]).genotype.fusion_width == 192
 
 
 @pytest.mark.parametrize(
@@ -71,6 +71,21 @@ def test_only_weights_on_the_list_are_dropped(name: str, dropped: set[str], tmp_
         Published.open(path)
 
 
+def test_segnexts_rank_is_the_configurations_or_the_authors(tmp_path: Path) -> None:
+    path, _, _ = saved(tmp_path, CASES["segnext"])
+    content = torch.load(path, weights_only=True)
+    found = Published.open(path)
+    assert found.genotype.ham_rank == 16
+    assert any("random bases in every call" in remark for remark in found.remarks)
+    content["meta"] = {"config": "model = dict(decode_head=dict(type='LightHamHead', ham_kwargs=dict(MD_R=64)))"}
+    torch.save(content, path)
+    assert Published.open(path).genotype.ham_rank == 64
+    content["meta"] = {"config": "model = dict(decode_head=dict(type='LightHamHead', ham_kwargs=dict(MD_R=300)))"}
+    torch.save(content, path)
+    with pytest.raises(WeightsError, match=r"its sizes are none of the search space: .*ham_rank: must be a whole number from 1 to 256"):
+        Published.open(path)
+
+
 def test_the_same_names_in_another_code_base_are_another_network(tmp_path: Path) -> None:
     # U-MixFormer's repository has a FeedFormer of its own on mmsegmentation's encoder, whose residuals leave from normalised maps.
     head = CASES["feedformer"].head(SMALL, CLASSES, 128).state_dict()
@@ -81,4 +96,4 @@ def test_the_same_names_in_another_code_base_are_another_network(tmp_path: Path)
 
 def test_every_form_of_the_table_is_tried() -> None:
     tried = {case.kind for case in CASES.values()}
-    assert {form.name for form in FORMS if not form.name.startswith("Seg")} == tried
+    assert {form.name for form in FORMS if not form.name.startswith("SegFormer")} == tried
